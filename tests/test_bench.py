@@ -1,0 +1,156 @@
+"What the lesson in nbs/06_bench.ipynb does not show: coverage, faults, a machine without fastai"
+import json, random, subprocess, sys
+from collections import namedtuple
+
+import pytest, torch
+from torch import nn
+from fastai_bnfold import bench as B
+from fastai_bnfold.bench import Timings, bench, machine, paired_ratio, stir_bn, variants, without_bn
+
+
+def net():
+    return stir_bn(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout()))
+
+
+def test_interval_holds_the_true_ratio():
+    "19 of 20 intervals hold the ratio that the times were made with, tails and drift notwithstanding"
+    g, hits = torch.Generator().manual_seed(0), 0
+    for _ in range(300):
+        drift = 1 + torch.rand(1, generator=g) + torch.linspace(0, .5, 40)
+        a, b = (drift*k*(1 + .02*torch.randn(40, generator=g).abs()**2) for k in (.95, 1.))
+        _, lo, hi = paired_ratio(a.tolist(), b.tolist(), draws=400)
+        hits += lo <= .95 <= hi
+    assert .90 <= hits/300 <= .99
+
+
+def test_interval_misses_a_wrong_ratio():
+    g = torch.Generator().manual_seed(0)
+    a, b = (k*(1 + .01*torch.randn(50, generator=g)) for k in (.95, 1.))
+    _, lo, hi = paired_ratio(a.tolist(), b.tolist())
+    assert hi < .97 and lo > .93
+
+
+def test_many_rounds_fit_in_memory():
+    xs = torch.rand(9000).add(1).tolist()
+    assert paired_ratio(xs, xs) == (1., 1., 1.)
+
+
+@pytest.mark.parametrize('fault', [ValueError, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize('at', [1, 3, 7])
+def test_a_fault_leaves_everything_as_it_was(fault, at):
+    m, calls, threads = net(), [], torch.get_num_threads()
+    m[1].eval()
+    modes = [o.training for o in m.modules()]
+
+    def f(x):
+        calls.append(m.training)
+        if len(calls) == at: raise fault('stop')
+
+    with pytest.raises((fault, RuntimeError)): bench(dict(m=m, f=f), torch.randn(1, 3, 8, 8), n=5, warmup=2, threads=2 if threads == 1 else 1)
+    assert calls == [False]*at
+    assert [o.training for o in m.modules()] == modes
+    assert torch.get_num_threads() == threads and torch.is_grad_enabled() and B.gc.isenabled()
+
+
+def test_random_state_is_left_alone():
+    models, x = dict(m=net(), n=net()), torch.randn(1, 3, 8, 8)
+    before, state = random.getstate(), torch.get_rng_state()
+    repr(bench(models, x, n=8))
+    variants(models['m'].eval(), x, kinds=['no BatchNorm'])
+    assert random.getstate() == before and torch.equal(torch.get_rng_state(), state)
+
+
+def test_models_run_without_gradients_in_every_round():
+    seen = []
+    bench(dict(a=lambda x: seen.append(torch.is_grad_enabled())), torch.ones(1), n=3, warmup=2)
+    assert seen == [False]*5
+
+
+def test_short_calls_are_repeated():
+    calls = []
+    r = bench(dict(a=lambda: calls.append(1)), n=4, warmup=1, min_time=1e-4)
+    assert (len(calls)-1) % 4 == 0 and len(calls) > 20
+    assert r.median('a') < 1e-4
+
+
+def test_inputs_may_be_nested():
+    Pair, d = namedtuple('Pair', 'a b'), torch.device('cpu')
+    x = B._to((Pair(torch.ones(1), 2), [dict(k=torch.zeros(1))]), d)
+    assert isinstance(x[0], Pair) and x[0].b == 2 and len(B._tensors(x)) == 2
+    assert bench(dict(f=lambda p, q: p.a + q['k']), Pair(torch.ones(1), 2), dict(k=torch.zeros(1)), n=2).n == 2
+
+
+def test_the_clock_waits_for_the_device(monkeypatch):
+    "Synchronised before the start and after the end, on each kind of accelerator"
+    for kind in ('cuda', 'mps', 'xpu'):
+        seen = []
+        monkeypatch.setattr(getattr(torch, kind), 'synchronize', lambda: seen.append('sync'), raising=False)
+        B._clock(lambda: seen.append('run'), (), torch.device(kind), reps=2)
+        assert seen == ['sync', 'run', 'run', 'sync']
+
+
+def test_the_copy_is_timed_apart():
+    "The input is on the CPU, the models are elsewhere: one copy a round, in no model's time"
+    x, d, seen = torch.ones(3), torch.device('meta'), []
+    times, copies = B._rounds(dict(f=lambda t: seen.append(t.device.type)), (x,), (x.to(d),), d, 4, 1, None, 0)
+    assert len(copies) == len(times['f']) == 4 and set(seen) == {'meta'}
+    assert 'copy of the input to the device, apart' in repr(Timings(times, machine(), copies))
+    assert B._rounds(dict(f=lambda t: 0), (x.to(d),), (x.to(d),), d, 4, 1, None, 0)[1] == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_on_a_gpu():
+    r = bench(dict(a=net().cuda(), b=net().cuda()), torch.randn(2, 3, 32, 32), n=6)
+    assert len(r.copy) == 6 and 'gpu' in r.machine
+    with pytest.raises(ValueError, match=r"'b' is on cpu, to be timed on cuda:0"): bench(dict(a=net().cuda(), b=net()), torch.randn(2, 3, 32, 32))
+
+
+def test_results_survive_a_file(tmp_path):
+    r = bench(dict(a=net()), torch.randn(1, 3, 8, 8), n=6)
+    r.to_json(tmp_path/'r.json')
+    back = Timings.from_json(tmp_path/'r.json')
+    assert back.machine == r.machine and back.median('a') == pytest.approx(r.median('a'), abs=1e-9)
+    assert set(json.loads((tmp_path/'r.json').read_text())) == {'times', 'machine', 'copy'}
+
+
+def test_the_limit_has_the_folded_models_layers():
+    "Biases where the folded model has them, weights of its size and nobody's answers"
+    m = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, bias=False))
+    stir_bn(m).eval()
+    folded = variants(m, torch.randn(1, 3, 8, 8), kinds=['torch.fx fuse'])['torch.fx fuse']
+    limit = without_bn(m, like=folded)
+    assert limit[0].bias is not None and limit[2].bias is None and isinstance(limit[1], nn.Identity)
+    assert limit[0].weight.std().item() == pytest.approx(folded.get_submodule('0').weight.std().item(), rel=.3)
+    x = torch.randn(1, 3, 8, 8)
+    assert not torch.allclose(limit(x), m(x), atol=1e-2) and isinstance(m[1], nn.BatchNorm2d)
+
+
+def test_what_cannot_be_made_is_left_out_aloud():
+    class Branchy(nn.Module):
+        def __init__(self): super().__init__(); self.bn = nn.BatchNorm1d(2)
+        def forward(self, x): return self.bn(x) if x.sum() > 0 else x
+    said = []
+    vs = variants(Branchy().eval(), torch.ones(2, 2), kinds=['torch.fx fuse', 'no BatchNorm'], say=said.append)
+    assert list(vs) == ['unfolded', 'no BatchNorm']
+    assert said[0].startswith('torch.fx fuse left out: TraceError: symbolically traced variables')
+
+
+WITHOUT = '''
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('fastcore', 'fastai', 'matplotlib', 'IPython', 'nbdev'): raise ImportError(f'no {name} here', name=name)
+sys.meta_path.insert(0, Absent())
+import runpy
+runpy.run_module('fastai_bnfold.bench', run_name='__main__')
+'''
+
+
+def test_runs_where_only_torch_is(tmp_path):
+    "`python -m fastai_bnfold.bench` on a machine without fastai, fastcore and matplotlib"
+    (tmp_path/'mine.py').write_text('from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))')
+    args = ['--model', 'mine.net', '--shape', '1', '3', '8', '8', '--n', '8', '--json', str(tmp_path/'r.json')]
+    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT, *args], cwd=tmp_path, capture_output=True, text=True, env=dict(B.os.environ, PYTHONPATH=str(tmp_path)))
+    assert p.returncode == 0, p.stderr
+    assert '8 rounds' in p.stdout
+    assert {'unfolded', 'torch.fx fuse', 'no BatchNorm'} <= set(Timings.from_json(tmp_path/'r.json').names)
