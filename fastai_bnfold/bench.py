@@ -319,7 +319,7 @@ def _rounds(models, xb, xd, device, n, reps, max_time, seed):
     "Seconds of each model and of the copy, for up to `n` rounds"
     times, copies, start = {k: [] for k in models}, [], time.perf_counter()
     for i,order in enumerate(orders(list(models), n, seed)):
-        if max_time and i >= 2 and time.perf_counter()-start > max_time: break
+        if max_time and i >= 6 and time.perf_counter()-start > max_time: break
         if device.type != 'cpu' and any(t.device.type == 'cpu' for t in _tensors(xb)): copies.append(_clock(_to, (xb, device), device))
         for k in order: times[k].append(_clock(models[k], xd, device, reps))
     return times, copies
@@ -331,7 +331,7 @@ def bench(
     warmup:int=5, # Runs of each model before the first round, 1 or more
     threads:int=None, # Threads of torch; None: as set
     min_time:float=0., # Seconds that one measurement takes at least: short calls are repeated
-    max_time:float=None, # Seconds after which no new round starts
+    max_time:float=None, # Seconds after which no new round starts, once there are six
     device:str=None, # Where models are; None: where the first one is. Inputs on the CPU are copied there
     seed:int=0, # Of the order in each round
 )->Timings: # Raises `ValueError` or `TypeError` for what cannot be timed
