@@ -1,0 +1,155 @@
+"""Builds the documentation as HTML in _docs/, without Quarto: nbdev prepares the notebooks (hidden cells out, API entries
+and links in), this turns them into pages that Sphinx renders, and looks at the result."""
+import posixpath, re, shutil, sys
+from html.parser import HTMLParser
+from pathlib import Path
+import yaml
+from nbdev.config import get_config, nbpath2html
+from nbdev.serve import proc_nbs
+from nbformat import read, write, v4
+from sphinx.cmd.build import main as sphinx
+
+here = Path(__file__).resolve().parent
+root = here.parents[1]
+repo, site = "https://github.com/fastai-bnfold/fastai-bnfold/blob/main/", "https://fastai-bnfold.github.io/fastai-bnfold/"
+texts = {"CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
+
+# links
+
+def page(path):
+    "The page, with its folder, that the notebook or text at `path` becomes; None for a file that is not on the site"
+    if path in texts: return texts[path] + ".html"
+    return nbpath2html(path).as_posix() if path.endswith(".ipynb") else None
+
+def target(link, folder):
+    "Where `link`, in a page of `folder`, leads on the site"
+    if link.startswith(site): link = posixpath.relpath(link[len(site):] or "index.html", folder or ".")
+    path, hash, part = link.partition("#")
+    if not path or re.match(r"\w+:", path) or path.endswith(".html"): return link
+    path = path.removeprefix("nbs/")  # index.ipynb lies above the others
+    return (page(path) or repo + posixpath.normpath(posixpath.join("nbs" if folder else "", folder, path))) + hash + part
+
+def relink(text, folder): return re.sub(r"\]\(([^)\s]+)\)", lambda m: f"]({target(m[1], folder)})", text)
+
+# cells
+
+def anchor(name):
+    "What nbdev's links ask for, where Sphinx would spell it otherwise"
+    return f'<span id="{name.lower()}"></span>\n\n' if re.search(r"[._]", name) else ""
+
+def api(text):
+    "An entry of the API as nbdev writes it for Quarto, for Sphinx: the heading first, then the link to the source"
+    src = re.search(r'\[source\]\(([^)]*)\)\{[^}]*\}', text)
+    head = re.search(r"^#+ (.*)$", text, re.MULTILINE)
+    link = f'<a class="source" href="{src[1]}">source</a>\n\n' if src else ""
+    return f"{anchor(head[1])}### `{head[1]}`\n\n{link}" + text[head.end():].strip().replace("__main__.", "")
+
+def prose(text, folder):
+    "Markdown without comments and without Quarto's fences, but for its callouts"
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^(:{3,}) *\{\.callout-(\w+)[^}]*\}", r"\1{\2}", text, flags=re.MULTILINE)
+    if "{" not in "".join(re.findall(r"^:{3,}(.*)$", text, re.MULTILINE)): text = re.sub(r"^:{3,}.*$", "", text, flags=re.MULTILINE)
+    return relink(text, folder).strip()
+
+def directives(source): return dict(re.findall(r"^#\| *([\w-]+):? *(.*)$", source, re.MULTILINE))
+
+def markdown(out): return "".join(out.get("data", {}).get("text/markdown", ""))
+
+def code(cell, folder):
+    "A code cell as the page shows it: directives acted on and gone"
+    d = directives(cell.source)
+    if d.get("include") == "false": return
+    if re.search(r"^show_doc\(", cell.source, re.MULTILINE):
+        return v4.new_markdown_cell(relink(api("".join(map(markdown, cell.outputs))), folder)) if cell.outputs else None
+    cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.MULTILINE).strip()
+    tags = [t for k, v, t in [("echo", "false", "remove-input"), ("output", "false", "remove-output"), ("code-fold", "show", "hide-input")]
+            if d.get(k) == v]
+    cell.metadata = {"tags": tags}
+    for o in cell.outputs:
+        if markdown(o): o.data["text/markdown"] = relink(markdown(o), folder)
+    return cell if cell.source else None
+
+def convert(cell, folder):
+    if cell.cell_type == "code": return code(cell, folder)
+    text = prose(cell.source, folder) if cell.cell_type == "markdown" else ""
+    return v4.new_markdown_cell(text) if text else None
+
+# pages
+
+def front(nb):
+    "Title and description, as nbdev left them"
+    d = yaml.safe_load(nb.cells[0].source.strip().strip("-"))
+    about = d.get("description", "")
+    return v4.new_markdown_cell(f"# {d['title']}" + (f"\n\n*{about}*" if about else ""))
+
+def toc(caption, names): return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(names) + "\n```\n\n"
+
+def stage(proc, out):
+    "Write every page below `out`; the index gets the navigation"
+    pages = {}
+    for src in sorted(proc.rglob("*.ipynb")):
+        path = src.relative_to(proc)
+        folder = "" if path.parent == Path(".") else path.parent.as_posix()
+        nb = read(src, as_version=4)
+        nb.cells = [front(nb), *filter(None, [convert(o, folder) for o in nb.cells])]
+        nb.metadata = {"kernelspec": {"name": "python3", "display_name": "python3"}, "language_info": {"name": "python"}}
+        pages[nbpath2html(path).with_suffix("").as_posix()] = nb
+    library, lessons = [[o for o in pages if o != "index" and ("/" in o) == sub] for sub in (False, True)]
+    nav = toc("Tutorials", lessons) + toc("Library", library) + toc("Project", texts.values())
+    pages["index"].cells.append(v4.new_markdown_cell(nav))
+    for name, nb in pages.items():
+        (out/name).parent.mkdir(parents=True, exist_ok=True)
+        write(nb, out/f"{name}.ipynb")
+
+def build(out):
+    "Everything into `out`, by way of _proc and build/site"
+    work = root/"build"/"site"
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    work.mkdir(parents=True)
+    stage(proc_nbs(force=True, n_workers=2), work)
+    for o, name in texts.items(): (work/f"{name}.md").write_text(relink((root/o).read_text(encoding="utf-8"), ""), encoding="utf-8")
+    return sphinx(["-q", "-W", "--keep-going", "-c", str(here), "-b", "html", "-d", str(work/".doctrees"), str(work), str(out)])
+
+# the check
+
+class Page(HTMLParser):
+    "Names, links and visible text of one page"
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.text, self.stack = set(), [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+    def handle_starttag(self, tag, attrs):
+        d = dict(attrs)
+        self.ids |= {d.get("id"), d.get("name")}
+        self.links += filter(None, [d.get("href"), d.get("src")])
+        if tag in ("script", "style"): self.stack.append(tag)
+    def handle_endtag(self, tag):
+        if tag in self.stack: self.stack.remove(tag)
+    def handle_data(self, data):
+        if not self.stack: self.text.append(data)
+
+def broken(path, pages):
+    "The links of the page at `path` that lead nowhere"
+    for o in pages[path].links:
+        if re.match(r"\w+:|//", o): continue
+        file, _, part = o.partition("#")
+        dest = (path.parent/file.partition("?")[0]).resolve() if file else path
+        if not dest.exists() or (part and dest in pages and part not in pages[dest].ids): yield o
+
+def problems(out):
+    "One line for every broken link and every directive a reader would see"
+    pages = {o.resolve(): Page(o) for o in out.rglob("*.html")}
+    for path, p in pages.items():
+        for o in broken(path, pages): yield f"{path.name}: broken link {o}"
+        for o in re.findall(r"^ *#\|.*|^ *:{3,}.*|\{target=.*|^show_doc.*", "".join(p.text), re.MULTILINE): yield f"{path.name}: shows {o}"
+
+def main():
+    out = get_config(root).doc_path
+    res = build(out)
+    bad = list(problems(out))
+    for o in bad: print(o, file=sys.stderr)
+    if not (res or bad): print(f"{len(list(out.rglob('*.html')))} pages: open {out.relative_to(root)/'index.html'}")
+    return res or len(bad) > 0
+
+if __name__ == "__main__": sys.exit(main())
