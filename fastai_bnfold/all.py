@@ -1,0 +1,8 @@
+"Everything a user needs: `from fastai_bnfold.all import *`"
+from .plan import FoldError, FoldEntry, FoldPlan, register_bn
+from .report import FoldReport
+from .fold import BNFolder
+from .bench import bench, Timings
+from .learner import BNFoldCallback
+
+__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'FoldReport', 'BNFolder', 'bench', 'Timings', 'BNFoldCallback']
