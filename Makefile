@@ -8,7 +8,6 @@ VENV := .venv
 BIN  := $(VENV)/bin
 # The name of the stamp holds a checksum of the files that say what to install: a change there installs again.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml settings.ini setup.py | cksum | cut -d' ' -f1)
-ISOLATED = env -u IN_TEST
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fuzz bench export notebooks readme docs dist clean
@@ -24,7 +23,7 @@ $(STAMP):
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) comes without its venv module (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version): PyTorch, fastai and the tools of the tests. Once; several minutes and some 6 GB."
 	@rm -f $(VENV)/.installed-*
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 	@echo "$(VENV) is ready."
@@ -42,11 +41,11 @@ bench: $(STAMP) ## the benchmarks
 	@$(BIN)/python tests/benchmarks.py $(ARGS)
 
 export: $(STAMP) ## notebooks to modules, and the sidebar of the site
-	@$(ISOLATED) $(BIN)/nbdev-export
-	@$(ISOLATED) $(BIN)/nbdev-sidebar
+	@$(BIN)/nbdev-export
+	@$(BIN)/nbdev-sidebar
 
 notebooks: export ## run the notebooks, record their outputs, clean them; NB=nbs/02_plan.ipynb for one, FLAGS=slow for slow cells
-	@$(BIN)/nbdev-test --save --n-workers 1 --flags "$(FLAGS)" $(if $(NB),--path $(NB))
+	@$(BIN)/nbdev-test --save --n-workers 1 --flags "$(FLAGS)" $(NB)
 	@$(BIN)/nbdev-clean
 	@$(MAKE) --no-print-directory readme
 

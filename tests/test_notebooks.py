@@ -36,7 +36,7 @@ def cells(nb): return json.loads((root/nb).read_text(encoding="utf-8"))["cells"]
 
 @pytest.mark.parametrize("nb", notebooks, ids=str)
 def test_runs(nb):
-    res = nbdev("test", "--path", nb, "--flags", os.environ.get("NBDEV_FLAGS", ""))
+    res = nbdev("test", nb, "--flags", os.environ.get("NBDEV_FLAGS", ""))
     assert "Success." in res.stdout, f"nbdev ran no cell of {nb}"
 
 @pytest.fixture(scope="module")

@@ -102,14 +102,15 @@ def stage(proc, out):
         write(nb, out/f"{name}.ipynb")
 
 def build(out):
-    "Everything into `out`, by way of _proc and build/site"
-    work = root/"build"/"site"
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.rmtree(out, ignore_errors=True)
+    "Everything into `out`, by way of _proc, build/site and build/html"
+    work, html = root/"build"/"site", root/"build"/"html"
+    for o in (work, html, out): shutil.rmtree(o, ignore_errors=True)
     work.mkdir(parents=True)
     stage(proc_nbs(force=True, n_workers=2), work)
     for o, name in texts.items(): (work/f"{name}.md").write_text(relink((root/o).read_text(encoding="utf-8"), ""), encoding="utf-8")
-    return sphinx(["-q", "-W", "--keep-going", "-c", str(here), "-b", "html", "-d", str(work/".doctrees"), str(work), str(out)])
+    res = sphinx(["-q", "-W", "--keep-going", "-c", str(here), "-b", "html", "-d", str(root/"build"/"doctrees"), str(work), str(html)])
+    shutil.move(html, out)
+    return res
 
 # the check
 
