@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 with warnings.catch_warnings():
     warnings.simplefilter('ignore', FutureWarning)
     from fastai.vision.all import *
-    from fastai_bnfold.learner import *
+from .learner import *
 from .bench import bench, human
 from .plan import as_html, as_text
 from .report import FoldReport
@@ -271,7 +271,7 @@ def main(
         return 2
     results = run_nets({o: nets[o] for o in a.nets}, src, a.epochs, **kw)
     plot_times(results, a.out/'times.png')
-    print(f"Every run of the timing, as a picture: {a.out/'times.png'}")
+    print(f"\nEvery run of the timing, as a picture: {a.out/'times.png'}")
     return 0
 
 # %% ../nbs/08_article.ipynb #cdaa9f78
