@@ -53,7 +53,7 @@ readme: $(STAMP) ## README.md from index.ipynb
 	@$(BIN)/python nbs/_tools/readme.py
 
 docs: $(STAMP) ## the documentation as HTML, in _docs/
-	@$(BIN)/python nbs/_tools/pages.py
+	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/python nbs/_tools/pages.py
 
 dist: $(STAMP) ## sdist and wheel, in dist/
 	@rm -rf dist build

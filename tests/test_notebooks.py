@@ -77,6 +77,15 @@ def test_readme_is_the_index():
     from readme import readme
     assert (root/"README.md").read_text(encoding="utf-8") == readme(root/"index.ipynb"), "run `make readme`"
 
-def test_readme_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)\s]+)\)", (root/"README.md").read_text(encoding="utf-8"))
-    assert links and not [o for o in links if not o.startswith(("http", "#")) and not (root/o.partition("#")[0]).exists()]
+def lost(text, folder):
+    "The relative links in `text` that lead to no file"
+    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL))
+    return [o for o in links if not re.match(r"\w+:|#|attachment:", o) and not (folder/o.partition("#")[0]).exists()]
+
+@pytest.mark.parametrize("nb", notebooks, ids=str)
+def test_links_lead_somewhere(nb):
+    text = "\n\n".join("".join(c["source"]) for c in cells(nb) if c["cell_type"] == "markdown")
+    assert not lost(text, (root/nb).resolve().parent)
+
+def test_links_of_texts_lead_somewhere():
+    assert not [o for f in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") for o in lost((root/f).read_text(encoding="utf-8"), root)]

@@ -44,12 +44,21 @@ def api(text):
     link = f'<a class="source" href="{src[1]}">source</a>\n\n' if src else ""
     return f"{anchor(head[1])}### `{head[1]}`\n\n{link}" + text[head.end():].strip().replace("__main__.", "")
 
+def fences(text):
+    "Quarto's callouts as notes, its other fences gone"
+    kept = []
+    for line in text.splitlines():
+        m = re.match(r"(:{3,}) *(.*)$", line)
+        if not m: yield line
+        elif m[2]:
+            name = re.search(r"callout-(\w+)", m[2])
+            kept.append(name)
+            if name: yield f"{m[1]}{{{name[1]}}}"
+        elif kept and kept.pop(): yield line
+
 def prose(text, folder):
-    "Markdown without comments and without Quarto's fences, but for its callouts"
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r"^(:{3,}) *\{\.callout-(\w+)[^}]*\}", r"\1{\2}", text, flags=re.MULTILINE)
-    if "{" not in "".join(re.findall(r"^:{3,}(.*)$", text, re.MULTILINE)): text = re.sub(r"^:{3,}.*$", "", text, flags=re.MULTILINE)
-    return relink(text, folder).strip()
+    "Markdown without comments and Quarto's fences, its links final"
+    return relink("\n".join(fences(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))), folder).strip()
 
 def directives(source): return dict(re.findall(r"^#\| *([\w-]+):? *(.*)$", source, re.MULTILINE))
 
