@@ -42,8 +42,15 @@ def _put(m, name, like, value):
     if slots is m._parameters: new = nn.Parameter(new, requires_grad=like.requires_grad)
     return Change(slots, name, old, new)
 
-def _absorbing(m, o, pre, post):
-    "Changes that let layer `m` take over the maps on its inputs and outputs"
+def _add_tap(w, b, a):
+    "Add map `a` to the taps by which each output sees its own input; in place"
+    c = torch.arange(len(w))
+    w[(c, c%w.shape[1], *(n//2 for n in w.shape[2:]))] += a.s
+    b += a.t
+
+def _absorbing(m, share):
+    "Changes that let layer `m` take over its share"
+    o,pre,post = share.absorber,share.pre,share.post
     if o.bn:
         like = m.weight if m.weight is not None else m.running_mean
         w,b = absorb_bn(m.running_mean, m.running_var, m.weight, m.bias, m.eps, pre, post)
@@ -51,6 +58,7 @@ def _absorbing(m, o, pre, post):
     like = getattr(m, o.weight)
     old = None if o.bias is None else m._parameters[o.bias]
     w,b = absorb(like, old, pre, post, o.groups, o.transposed)
+    if share.tap is not None: _add_tap(w, b, share.tap)
     return [_put(m, o.weight, like, w)] + ([] if o.bias is None else [_put(m, o.bias, like if old is None else old, b)])
 
 # %% ../nbs/04_fold.ipynb #68d6843d
@@ -63,9 +71,9 @@ def _replacing(model, bn, like):
 
 def changes_for(model:nn.Module, plan:FoldPlan)->list:
     "Every assignment that `plan` asks for; nothing is changed yet"
-    try: cs = [c for p,(o,pre,post) in plan.maps.items() for c in _absorbing(model.get_submodule(p), o, pre, post)]
+    try: cs = [c for p,share in plan.maps.items() for c in _absorbing(model.get_submodule(p), share)]
     except OverflowError as e: raise FoldError(f"{e}: fold the model in a wider dtype, then convert it") from e
-    weights = {p:getattr(model.get_submodule(p), o.weight) for p,(o,_,_) in plan.maps.items()}
+    weights = {p:getattr(model.get_submodule(p), s.absorber.weight) for p,s in plan.maps.items()}
     new = {id(c.old):c.new for c in cs}
     like = lambda e: next((new.get(id(weights[p]), weights[p]) for p in e.into if p in weights), None)
     return cs + [c for e in plan.folded for c in _replacing(model, e.bn, like(e))]
@@ -113,7 +121,7 @@ def _fingerprints(model, xb):
 
 def _first_difference(before, after, tol, plan):
     "Path of the first module whose output differs though folding should not change it"
-    changed = {p for p,(_,_,post) in plan.maps.items() if post is not None} | {e.bn for e in plan.folded if not any(plan.maps[p][2] is not None for p in e.into if p in plan.maps)}
+    changed = {p for p,s in plan.maps.items() if s.post is not None or s.tap is not None} | {e.bn for e in plan.folded if not any(plan.maps[p].post is not None for p in e.into if p in plan.maps)}
     after = {(p,i):o for i,(p,o) in enumerate(after)}
     for i,(p,o) in enumerate(before):
         if p in changed: continue

@@ -190,7 +190,7 @@ class Tracer(TorchFunctionMode):
 
     def call(self, name, func, args, kwargs):
         "Make the call, and record it"
-        if name in ASKS: return func(*args, **kwargs)
+        if name in ASKS or (name=='type' and len(args)==1 and not kwargs): return func(*args, **kwargs)
         tensors = tensors_in([args, kwargs])
         vs,before = [self.known(t) for t in tensors],[_state(t) for t in tensors]
         rargs,rkwargs = map_tensors(lambda t: Ref(self.known(t)), (tuple(args),kwargs))
@@ -261,7 +261,7 @@ def _watch_modules(model, tracer):
         for h in hs: h.remove()
 
 def _see(rec, vs, m, paths):
-    for v in vs: rec.watchers.setdefault(v, []).append(f"a hook on `{paths[id(m)] or 'the model'}`")
+    for v in vs: rec.watchers.setdefault(v, []).append(f"is seen by a hook on {f'`{paths[id(m)]}`' if paths[id(m)] else 'the model'}")
 
 # %% ../nbs/01_trace.ipynb #56ba7fc1
 def _register(model, xb, tracer):
@@ -284,7 +284,7 @@ def _escaped(tracer):
     made = lambda: [(id(t),v) for t,v in tracer.mem.alive() if rec.values[v].call is not None]
     if any(i not in outs for i,_ in made()): gc.collect()
     for i,v in made():
-        why = "the model's output" if i in outs else "something that keeps it after the forward (an attribute or a hook)"
+        why = "is an output of the model" if i in outs else "is kept after the forward, by an attribute or a hook"
         rec.watchers.setdefault(v, []).append(why)
 
 # %% ../nbs/01_trace.ipynb #8368c320
