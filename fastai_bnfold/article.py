@@ -140,9 +140,9 @@ def new_learner(
 def one_image(
     dls:DataLoaders, # Its validation set's first image is taken
     size:int, # Pixels a side
-)->Tensor: # `(1, 3, size, size)`, on the device of `dls`
+)->Tensor: # `(1, 3, size, size)`, on the CPU
     "One image to predict, as a plain tensor"
-    x = dls.valid.one_batch()[0][:1].as_subclass(Tensor)
+    x = dls.valid.one_batch()[0][:1].as_subclass(Tensor).cpu()
     return x if x.shape[-1] == size else F.interpolate(x, (size, size), mode='bilinear')
 
 def time_nets(
