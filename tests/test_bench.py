@@ -4,6 +4,7 @@ from collections import namedtuple
 
 import pytest, torch
 from torch import nn
+import benchmarks
 from fastai_bnfold import bench as B
 from fastai_bnfold.bench import Timings, bench, machine, paired_ratio, stir_bn, variants, without_bn
 
@@ -154,3 +155,71 @@ def test_runs_where_only_torch_is(tmp_path):
     assert p.returncode == 0, p.stderr
     assert '8 rounds' in p.stdout
     assert {'unfolded', 'torch.fx fuse', 'no BatchNorm'} <= set(Timings.from_json(tmp_path/'r.json').names)
+
+
+# ---------------------------------------------------------------- the benchmarks' own machinery
+import benchmarks
+
+
+def test_tensor_memory_is_exact():
+    "Peak and rest to the byte: two blocks of 4 MB alive at once, one of them kept"
+    def f():
+        a = torch.zeros(1000, 1000)
+        b = a + 1
+        del a
+        return b
+    peak, held = benchmarks.tensor_bytes(f)
+    assert 8_000_000 <= peak < 8_000_100 and held == 4_000_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
+def test_process_memory_agrees():
+    peak = benchmarks.process_bytes(lambda: [torch.ones(4_000_000).clone() for _ in range(2)])
+    assert peak is None or 48e6 - 1e6 < peak < 70e6
+
+
+@pytest.mark.parametrize('tool', ['folded', 'torch.fx fuse', 'forward'])
+def test_cost_of_each_tool_leaves_the_model(tool):
+    m, x = net().eval(), torch.randn(2, 3, 8, 8)
+    before = {k: v.clone() for k, v in m.state_dict().items()}
+    act, undo = benchmarks.TOOLS[tool](m, x)
+    for _ in range(2): act(); undo()
+    assert before.keys() == m.state_dict().keys() and all(torch.equal(v, m.state_dict()[k]) for k, v in before.items())
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(tmp_path, monkeypatch, capsys):
+    ran = []
+    def section(q):
+        for k in 'abc': yield k, lambda k=k: (ran.append(k), dict(x=1))[1]
+    monkeypatch.setitem(benchmarks.SECTIONS, 'speed', section)
+    here, path, q = dict(machine(), threads=1), tmp_path/'speed.json', benchmarks.Settings()
+    store = benchmarks.Store(path, here)
+    store.put('b', dict(x=0))
+    assert benchmarks.run_section('speed', q, benchmarks.Store(path, here)) == 0 and ran == ['a', 'c']
+    assert list(json.loads(path.read_text())['rows']) == ['b', 'a', 'c']
+    assert benchmarks.Store(path, here, fresh=True).rows == {}
+    q.minutes = 0
+    benchmarks.run_section('speed', q, benchmarks.Store(path, here, fresh=True))
+    assert '3 rows left after 0 minutes; run it again to go on' in capsys.readouterr().out
+
+
+def test_files_of_two_machines_are_never_mixed(tmp_path):
+    benchmarks.Store(tmp_path/'speed.json', machine()).put('a', dict(x=1))
+    with pytest.raises(SystemExit, match="is of another machine .cpu: .*start over with --fresh, or keep it and write elsewhere with --out"):
+        benchmarks.Store(tmp_path/'speed.json', dict(machine(), cpu='Abacus'))
+
+
+def test_a_failed_row_is_told_and_not_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(benchmarks.SECTIONS, 'cost', lambda q: [('a', lambda: 1/0), ('b', lambda: dict(x=1))])
+    store = benchmarks.Store(tmp_path/'cost.json', machine())
+    assert benchmarks.run_section('cost', benchmarks.Settings(), store) == 1
+    assert list(store.rows) == ['b'] and 'failed: ZeroDivisionError' in capsys.readouterr().out
+
+
+def test_wrong_models_are_not_timed():
+    x, left = torch.randn(1, 3, 8, 8), []
+    m = net().eval()
+    vs = variants(m, x, kinds=['torch.fx fuse', 'no BatchNorm'])
+    vs['dropped'] = vs['no BatchNorm']
+    assert list(benchmarks.only_right(vs, x, left)) == ['unfolded', 'torch.fx fuse', 'no BatchNorm']
+    assert left[0].startswith('dropped left out: wrong answers')
