@@ -1,0 +1,3 @@
+"Nets that once failed, shrunk: specs of `nets.build`, each with what went wrong."
+
+REGRESSIONS = {}

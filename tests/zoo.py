@@ -1,0 +1,247 @@
+"""The models people use, with calibrated statistics: fastai's own, torchvision's, one timm model a family. For each: layers,
+folded, kept with reasons, largest relative error on a fresh batch in float64, time to fold; and the same for `torch.fx`'s
+`fuse` and fasterai's `BN_Folder`. `python tests/zoo.py --set fastai --out rows.json` writes a JSON row a model."""
+import argparse
+import collections
+import gc
+import json
+import os
+import sys
+import time
+import warnings
+from collections import namedtuple
+
+import torch
+from torch import nn
+
+from models import TOL, bn_layers, calibrate, engine, fasterai_fold, fx_fuse, randomize_bn, rel_err, run
+
+Entry = namedtuple('Entry', 'name build batch')  # batch(n, seed) -> positional inputs for n items
+
+
+# ---------------------------------------------------------------- batches
+def gen(seed): return torch.Generator().manual_seed(seed)
+def noise(*shape, seed=0): return torch.randn(shape, generator=gen(seed), dtype=torch.float64)
+def images(size, c=3): return lambda n, seed: [noise(n, c, size, size, seed=seed)]
+def clips(t, size): return lambda n, seed: [noise(n, 3, t, size, size, seed=seed)]
+def image_list(size): return lambda n, seed: [[noise(3, size, size + 8 * i, seed=seed + i).sigmoid() for i in range(n)]]
+def tokens(length, vocab): return lambda n, seed: [torch.randint(1, vocab, (n, length), generator=gen(seed))]
+def rows(n_cat, n_cont): return lambda n, seed: [torch.randint(0, 3, (n, n_cat), generator=gen(seed)), noise(n, n_cont, seed=seed)]
+
+
+# ---------------------------------------------------------------- fastai: 19 models, 645 layers
+def _vision(arch, **kw):
+    def build():
+        import torchvision.models as tv
+        from fastai.vision import all as fv
+        return fv.create_vision_model(getattr(fv, arch, None) or getattr(tv, arch), 10, pretrained=False, **kw)
+    return build
+
+
+def _own(arch):
+    def build():
+        from fastai.vision import all as fv
+        return getattr(fv, arch)(n_out=10)
+    return build
+
+
+def _unet(arch):
+    def build():
+        from fastai.vision import all as fv
+        model = fv.create_unet_model(getattr(fv, arch), 2, (64, 64), pretrained=False)
+        model.layers = model.layers[:-1]  # ToTensorBase would round float64 to float32
+        return model
+    return build
+
+
+def _tabular(lin_first, bn_cont):
+    def build():
+        from fastai.tabular.all import TabularModel
+        return TabularModel([(10, 4), (7, 3)], 5, 2, [200, 100], ps=0.1, lin_first=lin_first, bn_cont=bn_cont)
+    return build
+
+
+def _text():
+    from fastai.text.all import AWD_LSTM, awd_lstm_clas_config, get_text_classifier
+    return get_text_classifier(AWD_LSTM, 100, 2, seq_len=8, max_len=64, config=dict(awd_lstm_clas_config, n_hid=32, emb_sz=16, n_layers=2))
+
+
+def fastai_models():
+    "19 fastai models"
+    for a in ('resnet18', 'resnet34', 'resnet50', 'vgg16_bn', 'alexnet', 'squeezenet1_1', 'densenet121', 'xresnext50', 'efficientnet_b0', 'mobilenet_v3_small'):
+        yield Entry(f'vision_learner {a}', _vision(a), images(64))
+    for a in ('xresnet50', 'xse_resnext50'): yield Entry(a, _own(a), images(64))
+    for a in ('resnet18', 'resnet34', 'resnet50'): yield Entry(f'unet_learner {a}', _unet(a), images(64))
+    for lf, bc in ((True, True), (True, False), (False, True)):
+        yield Entry(f'tabular lin_first={lf} bn_cont={bc}', _tabular(lf, bc), rows(2, 5))
+    yield Entry('text_classifier AWD_LSTM', _text, tokens(24, 100))
+
+
+# ---------------------------------------------------------------- torchvision
+SIZES = dict(inception_v3=96, maxvit_t=224)
+
+
+def _tv(name, **kw):
+    def build():
+        from torchvision import models
+        if name == 'inception_v3' or name == 'googlenet': return models.get_model(name, weights=None, num_classes=10, init_weights=False)
+        return models.get_model(name, weights=None, **kw)
+    return build
+
+
+def frozen(model):
+    "Every BatchNorm2d as torchvision's frozen one, as its detectors with trained bodies have them"
+    from torchvision.ops import FrozenBatchNorm2d
+    for p in list(model.modules()):
+        for n, m in list(p._modules.items()):
+            if type(m) is nn.BatchNorm2d: p._modules[n] = FrozenBatchNorm2d(m.num_features, m.eps)
+    return model
+
+
+def has_bn(build):
+    "Whether the model has BatchNorm, without its memory"
+    with torch.device('meta'): return bool(bn_layers(build()))
+
+
+def _of(module, **kw):
+    from torchvision import models
+    for name in models.list_models(module=module):
+        b = _tv(name, **kw)
+        try: yes = has_bn(b)
+        except Exception: yes = True
+        if yes: yield name, b
+
+
+def torchvision_models():
+    "Every torchvision model with BatchNorm: classification, segmentation, detection (frozen), video"
+    from torchvision import models as m
+    for name, b in _of(m): yield Entry(name, b, images(SIZES.get(name, 64)))
+    for name, b in _of(m.segmentation, weights_backbone=None): yield Entry(f'segmentation {name}', b, images(64))
+    for name, b in _of(m.detection, weights_backbone=None):
+        if name.startswith('ssd'): yield Entry(f'detection {name}', b, image_list(96))
+        else: yield Entry(f'detection {name}', lambda n=name: frozen(_tv(n, weights_backbone=None, min_size=96, max_size=160)()), image_list(96))
+    for name, b in _of(m.video): yield Entry(f'video {name}', b, clips(16, 224) if name == 's3d' else clips(8, 48))
+
+
+# ---------------------------------------------------------------- timm: the smallest model with BatchNorm of a family
+TIMM = {}  # family: (model, input size)
+
+
+def _timm(name):
+    def build():
+        import timm
+        return timm.create_model(name, pretrained=False)
+    return build
+
+
+def timm_models():
+    "One timm model a family"
+    for family, (name, size) in TIMM.items(): yield Entry(f'{family}: {name}', _timm(name), images(size))
+
+
+SETS = dict(fastai=fastai_models, torchvision=torchvision_models, timm=timm_models)
+
+
+# ---------------------------------------------------------------- measuring
+def prepared(e, seed=0):
+    "The model with calibrated statistics in float64, a batch, a fresh batch of another size"
+    torch.manual_seed(seed)
+    model = e.build().double().eval()
+    randomize_bn(model, seed, zero=0.)
+    calibrate(model, e.batch(2, seed + 1), seed)
+    return model, e.batch(2, seed + 2), e.batch(3, seed + 3)
+
+
+def ours(model, xb, fresh, ref):
+    "Fold with the library: counts, reasons, error, time, and whether undo is exact"
+    BNFolder, _ = engine()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    folder, t = BNFolder(model), time.perf_counter()
+    rep = folder.fold(*xb)
+    secs = time.perf_counter() - t
+    err = rel_err(ref, run(model, fresh))
+    left = len(bn_layers(model))
+    folder.unfold()
+    undone = all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
+    kept = {x.bn: x.reason for x in rep.plan if x.reason is not None}
+    return dict(left=left, err=err, seconds=secs, kept=kept, undone=undone, params=[rep.params_before, rep.params_after])
+
+
+def theirs(tool, model, fresh, ref):
+    t = time.perf_counter()
+    out = tool(model)
+    secs = time.perf_counter() - t
+    return dict(left=len(bn_layers(out)), err=rel_err(ref, run(out, fresh)), seconds=secs)
+
+
+def attempt(n, f, *args):
+    "The row of one tool; an exception is a failure that leaves all `n` layers"
+    try: d = f(*args)
+    except Exception as e: return dict(left=n, fails=f'{type(e).__name__}: {e}'.split('\n')[0][:200])
+    d['wrong'] = not d['err'] <= TOL
+    return d
+
+
+def measure(e, peers=True):
+    "One JSON row"
+    model, xb, fresh = prepared(e)
+    ref, n = run(model, fresh), len(bn_layers(model))
+    row = dict(name=e.name, layers=n, ours=attempt(n, ours, model, xb, fresh, ref))
+    if peers:
+        row['fx'] = attempt(n, theirs, fx_fuse, model, fresh, ref)
+        gc.collect()
+        row['fasterai'] = attempt(n, theirs, fasterai_fold, model, fresh, ref)
+    gc.collect()
+    return row
+
+
+def line(r):
+    "One row as text"
+    def tool(d): return 'fails' if 'fails' in d else 'WRONG' if d['wrong'] else str(d['left'])
+    o = r['ours']
+    more = o.get('fails', '') or f"err {o['err']:.1e}  {o['seconds']:.2f} s"
+    return f"{r['name']:48.48} {r['layers']:4d} layers, left: ours {tool(o):>5}  fx {tool(r['fx']) if 'fx' in r else '-':>5}  fasterai {tool(r['fasterai']) if 'fasterai' in r else '-':>5}   {more}"
+
+
+def totals(rows):
+    "The sums of a set, in one line"
+    def of(k):
+        d = [r[k] for r in rows if k in r]
+        return f"{k} left {sum(x['left'] for x in d)}, {sum('fails' in x for x in d)} fail, {sum(x.get('wrong', False) for x in d)} wrong"
+    return f"{len(rows)} models, {sum(r['layers'] for r in rows)} layers: " + '; '.join(of(k) for k in ('ours', 'fx', 'fasterai'))
+
+
+def obstacles(rows):
+    "Kept layers by reason, names of layers taken out"
+    import re
+    c = collections.Counter(re.sub(r'`[^`]*`', '`...`', k) for r in rows for k in r['ours'].get('kept', {}).values())
+    return '\n'.join(f'{n:5d}  {k}' for k, n in c.most_common(25))
+
+
+def save(out, done):
+    with open(out + '.part', 'w') as f: json.dump(done, f, indent=0)
+    os.replace(out + '.part', out)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('--set', choices=list(SETS), default='fastai')
+    p.add_argument('--out', help='JSON file of rows; rows that are there are not measured again')
+    p.add_argument('--only', help='models whose name holds this')
+    p.add_argument('--ours', action='store_true', help='no peers')
+    p.add_argument('--threads', type=int, default=1)
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    warnings.filterwarnings('ignore')
+    done = json.load(open(a.out)) if a.out and os.path.exists(a.out) else []
+    for e in SETS[a.set]():
+        if any(r['name'] == e.name for r in done) or (a.only and a.only not in e.name): continue
+        done.append(measure(e, not a.ours))
+        print(line(done[-1]), flush=True)
+        if a.out: save(a.out, done)
+    print(obstacles(done))
+    print(totals(done))
+    sys.exit(any('fails' in r['ours'] or r['ours']['wrong'] or not r['ours']['undone'] for r in done))
+
+
+if __name__ == '__main__': main()
