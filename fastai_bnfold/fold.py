@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 from .affine import absorb, absorb_bn, round_to
-from .trace import untouched, tensors_in
+from .trace import untouched, own_copy, tensors_in
 from .plan import FoldError, FoldPlan, make_plan, bn_rest
 from .report import FoldReport
 
@@ -114,7 +114,7 @@ def _fingerprints(model, xb):
     def note(p): return lambda m,i,o: got.append((p, [t.detach().double().flatten()[:4096].clone() for t in tensors_in(o) if t.is_floating_point()]))
     try:
         for p,m in model.named_modules(): hs.append(m.register_forward_hook(note(p)))
-        with untouched(model): model(*xb)
+        with untouched(model): model(*own_copy(xb))
     finally:
         for h in hs: h.remove()
     return got
@@ -201,7 +201,7 @@ def _check(self, plan, xb):
     before = plan.record.out
     tol = TOLERANCE[working_dtype(self.model, tensors_in(before))]
     try:
-        with untouched(self.model): after = self.model(*xb)
+        with untouched(self.model): after = self.model(*own_copy(xb))
     except Exception as e: raise FoldError(f"the folded model does not run ({type(e).__name__}: {e}). Nothing was changed") from e
     if not any(t.isfinite().any() for t in tensors_in(before)): raise FoldError("the model's output on this batch has no finite number in it: there is nothing to check the fold by")
     abs_err,rel_err = difference(before, after)

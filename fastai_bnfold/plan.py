@@ -141,9 +141,10 @@ def _bn_call(rec, mcid, mod):
         if a.get('training'): raise Stop("it normalizes with batch statistics in eval mode")
         mine = norms
     made = {v for i in mine for v in rec.calls[i].writes}
-    data = {v for i in mine for v in rec.calls[i].reads if v not in made and not rec.values[v].const}
+    data = {v for i in mine for v in rec.calls[i].reads if v not in made and rec.values[v].const<2}
     if not mine or len(data)!=1 or any(rec.calls[i].overwrites for i in mine): raise Stop("its forward does more than a BatchNorm")
     x,y = data.pop(),rec.calls[mine[-1]].writes[0]
+    if mc.outputs!=(y,) and isinstance(bn_rest(mod)(mod), nn.Identity): raise Stop("its forward does more than a BatchNorm")
     if rec.values[x].dtype!=rec.values[y].dtype: raise Stop("it changes the dtype of its input")
     return mine,x,y
 
@@ -204,9 +205,11 @@ def _why_kept(g, p):
     if p in g.unfit: return g.unfit[p]
     if not g.layers[p]: return "the batch never reached it"
     if hooked(m): return "it has a forward hook"
+    if 'forward' in vars(m): return "its forward is replaced"
     if nn.utils.parametrize.is_parametrized(m): return "it is parametrized"
     for v in g.values_of.get(p, []):
         slots = g.rec.params[v]
+        if g.rec.watchers.get(v): return f"its {slots[0][1]} {g.rec.watchers[v][0]}"
         for i in g.readers.get(v, []):
             if not any(q==g.rec.path(g.calls[i]) for q,_ in slots): return f"its {slots[0][1]} is also read by {where(g, i)}"
     if any(strides(g, c.args[0].v)!=strides(g, c.writes[0]) and _viewed(g, c.writes[0]) for c in map(g.calls.__getitem__, g.layers[p])):
@@ -274,6 +277,7 @@ def _sole(g, v, what, calls):
     (p,n),*rest = slots
     if rest: raise Stop(f"{what} of {code(p)} shared with {code(rest[0][0])}")
     if g.mods[p]._parameters.get(n) is None: raise Stop(f"{what} of {code(p)} is not a Parameter")
+    if g.rec.watchers.get(v): raise Stop(f"{what} of {code(p)} {g.rec.watchers[v][0]}")
     for i in g.readers[v]:
         if i not in calls: raise Stop(f"{what} of {code(p)} is also read by {where(g, i)}")
     return p,n
@@ -300,13 +304,19 @@ def _absorber(g, i, w):
     biases,groups = {_value(a.get('bias')) for a in args},{a.get('groups', 1) for a in args}
     if len(biases)>1 or len(groups)>1 or len({g.calls[j].name for j in calls})>1: raise Stop(f"weight of {code(p)} is used in different ways")
     b = biases.pop()
-    if b is None: bias = 'bias' if 'bias' in m._parameters and all('bias' in a for a in args) else None
+    if b is None: bias = 'bias' if 'bias' in m._parameters and all('bias' in a and _reads_bias(g, j) for a,j in zip(args, calls)) else None
     else:
         q,bias = _sole(g, b, 'bias', calls)
         if q!=p: raise Stop(f"bias of {code(p)} belongs to {code(q)}")
     shape,k = g.rec.values[w].shape,groups.pop()
     tr = c_transposed(g.calls[i])
     return Absorber(p, calls, n, bias, shape[0] if tr else shape[1]*k, shape[1]*k if tr else shape[0], k, tr)
+
+def _reads_bias(g, j):
+    "Would the code that makes call `j` pass on a bias if there were one? Stock layers do; other code must name it"
+    c = g.calls[j]
+    own = type(g.mods[g.rec.path(c)]).forward.__module__.startswith('torch.nn.')
+    return own or any('bias' in code.co_names for code,_ in c.site)
 
 def c_transposed(c): return c.name.startswith('conv_transpose')
 
@@ -617,6 +627,7 @@ def backward(g, p, into_bn=False):
         bns,block = plainly_reached(g, v)
         if p in bns and block is not None: raise Stop(f"the previous layer's output also feeds {where(g, block)}")
     f,a = Flow(g, starts),affine_of(g, p)
+    _all_arrive(g, f, calls)
     chan = channel_of(g, p, [e for e in f.ends if e.call in calls], n)
     move = Move(p)
     touched = lambda lab: bool((chan[lab[lab>=FIRST]-FIRST]>=0).any())
@@ -631,6 +642,13 @@ def backward(g, p, into_bn=False):
     return move
 
 def _first_bn(g, own, p): return f"BatchNorm {code(next((o.path for o in own.values() if o.bn), p))}"
+
+def _all_arrive(g, f, calls):
+    "Stop if some call of the BatchNorm was not reached by the labels sent forward"
+    if set(calls)<={e.call for e in f.ends}: return
+    e = next((e for e in f.ends if e.call is not None and e.to is None), None)
+    if e is None: raise Stop("the previous layer's channels are not its channels")
+    raise Stop(f"{where(g, e.call)} between it and the previous layer"+(': '+e.reason.split(' between: ')[1] if ' between: ' in e.reason else ''))
 
 # %% ../nbs/02_plan.ipynb #e66a73e1
 def need_bias(g, o, a):

@@ -6,7 +6,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/trace.html.md"""
 
 # %% auto #0
 __all__ = ['ASKS', 'TELLS', 'RANDOM', 'INDEXERS', 'Ref', 'Value', 'Call', 'ModuleCall', 'Record', 'op_name', 'map_tensors',
-           'tensors_in', 'call_site', 'Tracer', 'hooked', 'untouched', 'trace']
+           'tensors_in', 'call_site', 'Tracer', 'hooked', 'untouched', 'own_copy', 'trace']
 
 # %% ../nbs/01_trace.ipynb #e9ddd0b9
 import contextlib, gc, os, random, sys, threading, weakref
@@ -32,7 +32,7 @@ class Value:
     stride: tuple
     store: int # Which memory it lies in: two values with the same number may overlap
     call: int|None # The call that made it; None for inputs, parameters and other tensors that were there before
-    const: bool # Computed from parameters and buffers alone, hence the same in every forward
+    const: int # 2: from parameters and buffers alone; 1: from constants and shapes too; 0: from the inputs
 
 @dataclass
 class Call:
@@ -140,6 +140,12 @@ def _in_place(func, kwargs):
     n = getattr(func, '__name__', '')
     return 'out' in kwargs or n=='__setitem__' or (n.startswith('__i') and n not in ('__index__','__invert__','__int__')) or (n.endswith('_') and not n.endswith('__'))
 
+def _written_below(func, args, kwargs):
+    "Tensors that an operator writes by its schema; its writes are counted only after it returns"
+    if not isinstance(func, torch._ops.OpOverload): return []
+    pairs = [*zip(func._schema.arguments, args), *((a,kwargs[a.name]) for a in func._schema.arguments if a.name in kwargs)]
+    return [t for a,o in pairs if a.alias_info is not None and a.alias_info.is_write for t in tensors_in(o)]
+
 # %% ../nbs/01_trace.ipynb #26018872
 class _Memory:
     "Numbers for tensors and for the memory they lie in, held weakly"
@@ -171,7 +177,7 @@ class Tracer(TorchFunctionMode):
         super().__init__()
         self.rec,self.mem,self.stack,self.depth = Record(),_Memory(),(),0
 
-    def value(self, t, call=None, const=False):
+    def value(self, t, call=None, const=0):
         "Give `t` a new value"
         store,refs = self.mem.aliases(t)
         refs.append(weakref.ref(t))
@@ -199,7 +205,8 @@ class Tracer(TorchFunctionMode):
         self.depth += 1
         try: out = func(*args, **kwargs)
         finally: self.depth -= 1
-        written = [t for t,b in zip(tensors,before) if _state(t)!=b or (t.is_inference() and t is tensors[0] and _in_place(func,kwargs))]
+        below = _written_below(func, args, kwargs)
+        written = [t for t,b in zip(tensors,before) if _state(t)!=b or any(t is o for o in below) or (t.is_inference() and t is tensors[0] and _in_place(func,kwargs))]
         outs = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
         if written or outs or not isinstance(out, Tensor): self.note(Call(name, func, rargs, rkwargs, vs, [], [], self.stack, site), written, outs)
         return out
@@ -207,7 +214,7 @@ class Tracer(TorchFunctionMode):
     def note(self, c, written, outs):
         "Give numbers to what call `c` made, and to everything that shares memory with what it wrote"
         i,rec = len(self.rec.calls),self.rec
-        const = all(rec.values[v].const for v in c.reads) and c.name not in RANDOM and (bool(c.reads) or not rec.branches)
+        const = min((rec.values[v].const for v in c.reads), default=0 if rec.branches else 1) if c.name not in RANDOM else 0
         for t in written:
             store,refs = self.mem.aliases(t)
             rec.store_writes.setdefault(store, []).append(i)
@@ -216,9 +223,9 @@ class Tracer(TorchFunctionMode):
                 c.overwrites.append(self.known(a))
                 c.writes.append(self.value(a, i))
         c.reads += [v for v in c.overwrites if v not in c.reads]
-        c.writes += [self.value(t, i, const and not written) for t in outs]
+        c.writes += [self.value(t, i, 0 if written else const) for t in outs]
         rec.calls.append(c)
-        if c.name in TELLS and not const: rec.branches.append((i, self.stack))
+        if c.name in TELLS and const<2: rec.branches.append((i, self.stack))
 
     def keep_ints(self, tensors):
         for t in tensors:
@@ -271,17 +278,17 @@ def _register(model, xb, tracer):
         for n,t in own.items():
             if t is not None:
                 v = tracer.mem.get(t)
-                if v is None: v = tracer.value(t, const=True)
+                if v is None: v = tracer.value(t, const=2)
                 tracer.rec.params.setdefault(v, []).append((p,n))
         for t in tensors_in([o for k,o in vars(m).items() if k not in ('_parameters','_buffers','_modules')], depth=2):
-            if tracer.mem.get(t) is None: tracer.value(t, const=True)
+            if tracer.mem.get(t) is None: tracer.value(t, const=2)
     for t in tensors_in(xb): tracer.known(t)
 
 def _escaped(tracer):
     "Note who holds values after the forward: the caller, or something that keeps them"
     rec = tracer.rec
     outs = {id(t) for t in tensors_in(rec.out)}
-    made = lambda: [(id(t),v) for t,v in tracer.mem.alive() if rec.values[v].call is not None]
+    made = lambda: [(id(t),v) for t,v in tracer.mem.alive() if rec.values[v].call is not None or id(t) in outs]
     if any(i not in outs for i,_ in made()): gc.collect()
     for i,v in made():
         why = "is an output of the model" if i in outs else "is kept after the forward, by an attribute or a hook"
@@ -354,6 +361,11 @@ def untouched(
         for m,f in modes: m.training = f
         rng()
 
+# %% ../nbs/01_trace.ipynb #ed2b1291
+def own_copy(xb):
+    "Copy of a batch, for models that write into their input"
+    return tuple(map_tensors(lambda t: t.detach().clone(), xb))
+
 # %% ../nbs/01_trace.ipynb #e6074714
 def trace(
     model:nn.Module, # Run once, in eval mode
@@ -362,6 +374,7 @@ def trace(
     "Record one forward pass of `model`, leaving it as it was"
     t = Tracer()
     with untouched(model):
+        xb = own_copy(xb)
         _register(model, xb, t)
         with _watch_modules(model, t), t, _Below(t): t.rec.out = model(*xb)
         _escaped(t)
