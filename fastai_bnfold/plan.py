@@ -204,6 +204,7 @@ def _why_kept(g, p):
     if m.running_mean is None or m.running_var is None: return "it normalizes with batch statistics in eval mode (track_running_stats=False)"
     if p in g.unfit: return g.unfit[p]
     if not g.layers[p]: return "the batch never reached it"
+    if not any(g.readers.get(c.writes[0]) or g.rec.watchers.get(c.writes[0]) for c in map(g.calls.__getitem__, g.layers[p])): return "nothing reads its output"
     if hooked(m): return "it has a forward hook"
     if 'forward' in vars(m): return "its forward is replaced"
     if nn.utils.parametrize.is_parametrized(m): return "it is parametrized"
@@ -671,10 +672,12 @@ def give_back(g, move, p, ends, chan, a):
         if e.to is None: raise Stop(f"the previous layer's output {e.reason}" if e.call is None else
                                     f"the previous layer's output also feeds {where(g, e.call)}" if e.reason is None or e.reason.endswith('between') else f"the previous layer's output also feeds {where(g, e.call)} ({e.reason})")
     if not ends: return
+    for i in g.layers[p]: still(g, i, max(e.call for e in ends))
     if (a.s==0).any(): raise Stop(f"the previous layer's output also feeds {where(g, ends[0].call)}, which cannot undo a scale of zero")
     precise(g, p, _mean_in_stds(g.mods[p]), a.t/a.s/(g.mods[p].running_var.double().cpu()+g.mods[p].eps).sqrt())
     inv = inverse(a)
     for o,labels,fill,c in arrivals(g, ends):
+        if not o.bn and g.mods[o.path]._parameters.get(o.bias) is None: raise Stop(f"the previous layer's output also feeds {where(g, ends[0].call)}, which would need a bias to undo it: no operation saved")
         k = torch.where(labels>=FIRST, chan[(labels-FIRST).clamp(min=0)], -1)
         add_pre(g, move, o, spread(inv, k, 0), fill, c)
 
