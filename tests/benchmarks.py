@@ -122,8 +122,8 @@ def compiled(model, x): return torch.compile(copy.deepcopy(model))
 @torch.no_grad()
 def frozen(model, x):
     import torch._inductor.config as cfg
-    f = torch.compile(copy.deepcopy(model))
-    with cfg.patch(freezing=True): f(x)  # compiled at the first call, with the setting of that moment
+    f = torch.compile(copy.deepcopy(model), options=dict(freezing=True))  # an option of its own: code compiled without it would be taken again
+    with cfg.patch(freezing=True): f(x)  # tracing reads the setting too
     return f
 
 def onnxruntime(model, x):

@@ -1,5 +1,5 @@
 "What the lesson in nbs/06_bench.ipynb does not show: coverage, faults, a machine without fastai"
-import json, random, subprocess, sys
+import json, random, shutil, subprocess, sys
 from collections import namedtuple
 
 import pytest, torch
@@ -223,3 +223,18 @@ def test_wrong_models_are_not_timed():
     vs['dropped'] = vs['no BatchNorm']
     assert list(benchmarks.only_right(vs, x, left)) == ['unfolded', 'torch.fx fuse', 'no BatchNorm']
     assert left[0].startswith('dropped left out: wrong answers')
+
+
+@pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')
+def test_freezing_is_freezing(monkeypatch):
+    "The frozen model has its weights compiled in, also after the same network was compiled without"
+    copies, deepcopy = [], benchmarks.copy.deepcopy
+    monkeypatch.setattr(benchmarks, 'copy', type('', (), dict(deepcopy=staticmethod(lambda m: copies.append(deepcopy(m)) or copies[-1]))))
+    m, x, moved = nn.Sequential(nn.Conv2d(3, 4, 3), stir_bn(nn.BatchNorm2d(4))).eval(), torch.randn(1, 3, 8, 8), []
+    for make in (benchmarks.compiled, benchmarks.frozen):
+        f = make(m, x)
+        with torch.no_grad():
+            y = f(x).clone()
+            copies[-1][1].weight.mul_(3)
+            moved.append(not torch.allclose(f(x), y, atol=1e-3))
+    assert moved == [True, False]
