@@ -1,5 +1,5 @@
 "What the lesson in nbs/06_bench.ipynb does not show: coverage, faults, a machine without fastai"
-import json, random, shutil, subprocess, sys
+import json, os, random, shutil, subprocess, sys
 from collections import namedtuple
 
 import pytest, torch
@@ -151,7 +151,7 @@ def test_runs_where_only_torch_is(tmp_path):
     "`python -m fastai_bnfold.bench` on a machine without fastai, fastcore and matplotlib"
     (tmp_path/'mine.py').write_text('from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))')
     args = ['--model', 'mine.net', '--shape', '1', '3', '8', '8', '--n', '8', '--json', str(tmp_path/'r.json')]
-    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT, *args], cwd=tmp_path, capture_output=True, text=True, env=dict(B.os.environ, PYTHONPATH=str(tmp_path)))
+    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT, *args], cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(tmp_path)))
     assert p.returncode == 0, p.stderr
     assert '8 rounds' in p.stdout
     assert {'unfolded', 'torch.fx fuse', 'no BatchNorm'} <= set(Timings.from_json(tmp_path/'r.json').names)
@@ -225,7 +225,7 @@ def test_wrong_models_are_not_timed():
     assert left[0].startswith('dropped left out: wrong answers')
 
 
-@pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')
+@pytest.mark.skipif('slow' not in os.environ.get('NBDEV_FLAGS', '') or not shutil.which('g++'), reason='slow (make test FLAGS=slow), and needs a C++ compiler')
 def test_freezing_is_freezing(monkeypatch):
     "The frozen model has its weights compiled in, also after the same network was compiled without"
     copies, deepcopy = [], benchmarks.copy.deepcopy
