@@ -50,7 +50,7 @@ NETS = {  # name: what makes it, pixels of its input
     'MobileNetV3-large': (tv('mobilenet_v3_large'), 224), 'EfficientNet-B0': (tv('efficientnet_b0'), 224),
     'vision_learner (ResNet34)': (vision_model, 224), 'U-Net (ResNet34)': (unet, 128)}
 GROWING = {f'ResNet{d}': (tv(f'resnet{d}'), 224) for d in (18, 34, 50, 101, 152)} | {f'EfficientNet-B{i}': (tv(f'efficientnet_b{i}'), 224) for i in range(8)}
-TEN = {k: (tv(f), 96) for k,f in {
+TEN = {k: (tv(f), 64) for k,f in {
     'ResNet18': 'resnet18', 'ResNet50': 'resnet50', 'VGG11-BN': 'vgg11_bn', 'VGG16-BN': 'vgg16_bn', 'MobileNetV2': 'mobilenet_v2',
     'MobileNetV3-large': 'mobilenet_v3_large', 'EfficientNet-B0': 'efficientnet_b0', 'RegNetY-400MF': 'regnet_y_400mf',
     'MNASNet 1.0': 'mnasnet1_0', 'ShuffleNetV2': 'shufflenet_v2_x1_0'}.items()}
@@ -244,7 +244,7 @@ def rounding_row(name, dtype, q):
     for seed in range(q.seeds):
         model = copy.deepcopy(network('TEN', name, q.px, seed)[0]).to(d)
         px = min(TEN[name][1], q.px)
-        x = torch.randn(8, 3, px, px).to(d)
+        x = torch.randn(4, 3, px, px).to(d)  # little: float16 convolutions are slow on a CPU
         with torch.no_grad(): ref = copy.deepcopy(model).double()(x.double())
         folded = copy.deepcopy(model)
         BNFolder(folded).fold(x, check=False)  # its error is what is measured here
