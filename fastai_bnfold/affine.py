@@ -19,7 +19,9 @@ class Affine(NamedTuple):
     t: Tensor
 
     @classmethod
-    def eye(cls, n:int): return cls(torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
+    def eye(cls, n:int):
+        "The map of `n` channels that changes nothing"
+        return cls(torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
 
 # %% ../nbs/00_affine.ipynb #6868ad00
 def bn_affine(

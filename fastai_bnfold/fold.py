@@ -31,8 +31,12 @@ class Change:
         t = self.new if isinstance(self.new, Tensor) else self.like
         self.at = (t.device, t.dtype) if t is not None else ()
 
-    def do(self): self.slots[self.key] = self.new
-    def undo(self): self.slots[self.key] = self.old
+    def do(self):
+        "Put in the new"
+        self.slots[self.key] = self.new
+    def undo(self):
+        "Put back the old"
+        self.slots[self.key] = self.old
 
 # %% ../nbs/04_fold.ipynb #52a0adbe
 def _put(m, name, like, value):
@@ -155,7 +159,9 @@ class BNFolder:
         self.model,self._done,self._undoable = model,[],True
 
     @property
-    def folded(self): return bool(self._done) or not self._undoable
+    def folded(self):
+        "Has this folder folded its model?"
+        return bool(self._done) or not self._undoable
 
     def plan(self,
         *xb # One example batch, as the positional inputs of the model

@@ -136,6 +136,7 @@ _load = Learner.load
 @patch
 @functools.wraps(_load)
 def load(self:Learner, *args, **kwargs):
+    "Load as fastai does; a checkpoint of a folded model into an unfolded one, or the other way, is refused before anything is copied"
     h = get_model(self.model).register_load_state_dict_pre_hook(_check_keys_hook) if kwargs.get('strict', True) else None
     try: return _load(self, *args, **kwargs)
     finally:
@@ -148,7 +149,9 @@ class BNFoldCallback(Callback):
     "Fold when a fit ends; a fit that is cancelled or fails folds nothing. The report is in `report`"
     order,run_valid = 100,False # after `SaveModelCallback`, which loads the best weights when the fit ends
     def __init__(self, **kwargs): self.kwargs,self.report,self.trained = kwargs,None,False
-    def before_fit(self): self.trained = False
+    def before_fit(self):
+        "`validate` comes by here too, and trains nothing"
+        self.trained = False
     def before_train(self): self.trained = True
     def after_cancel_fit(self):
         early = [cb for cb in self.learn.cbs if isinstance(cb, EarlyStoppingCallback)]

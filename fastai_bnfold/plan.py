@@ -7,13 +7,13 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/plan.html.md"""
 # %% auto #0
 __all__ = ['BN', 'ABSORBERS', 'FILL', 'IDENT', 'FIRST', 'RULES', 'SLICERS', 'FoldError', 'FoldEntry', 'FoldPlan', 'as_text',
            'as_html', 'register_bn', 'bn_rest', 'is_bn', 'layer_affine', 'Stop', 'AtBN', 'bind', 'Graph', 'code',
-           'cls_name', 'where', 'strides', 'Absorber', 'pads_zeros', 'absorber', 'c_transposed', 'bn_absorber',
-           'in_axis', 'out_axis', 'channel_numbers', 'compact', 'uniform', 'squash', 'feature_labels', 'move',
-           'map_refs', 'same', 'dropout', 'mean', 'pool', 'avg_pool', 'upsample', 'largest', 'pad', 'norm_dim', 'End',
-           'Flow', 'carried', 'sources', 'Move', 'affine_of', 'spread', 'channel_of', 'plainly_reached', 'backward',
-           'need_bias', 'precise', 'give_back', 'arrivals', 'add_pre', 'forward', 'still', 'find', 'straight',
-           'same_fate', 'origin', 'beside', 'aside', 'terms', 'through_sum', 'Share', 'apply', 'decide', 'try_ways',
-           'check_statistics', 'make_plan']
+           'cls_name', 'where', 'strides', 'Absorber', 'pads_zeros', 'absorber', 'is_transposed', 'bn_absorber',
+           'in_axis', 'out_axis', 'channel_numbers', 'compact', 'uniform', 'squash', 'feature_labels', 'move', 'same',
+           'dropout', 'mean', 'pool', 'avg_pool', 'upsample', 'largest', 'pad', 'extreme', 'End', 'Flow', 'carried',
+           'sources', 'Move', 'affine_of', 'spread', 'channel_of', 'plainly_reached', 'backward', 'need_bias',
+           'precise', 'give_back', 'arrivals', 'add_pre', 'forward', 'still', 'find', 'straight', 'same_fate', 'origin',
+           'beside', 'aside', 'terms', 'through_sum', 'Share', 'apply', 'decide', 'try_ways', 'check_statistics',
+           'make_plan']
 
 # %% ../nbs/02_plan.ipynb #55edf2ff
 import dis, heapq, html
@@ -36,7 +36,9 @@ class FoldEntry:
     reason: str|None = None # Why it is kept; None where it is folded
 
     @property
-    def folded(self): return self.reason is None
+    def folded(self):
+        "Does it go?"
+        return self.reason is None
 
 # %% ../nbs/02_plan.ipynb #9b297ddd
 @dataclass
@@ -50,14 +52,21 @@ class FoldPlan:
     def __len__(self): return len(self.entries)
     def __getitem__(self, k): return next(e for e in self if e.bn==k) if isinstance(k, str) else self.entries[k]
     @property
-    def folded(self): return [e for e in self if e.folded]
+    def folded(self):
+        "Entries of the layers that go"
+        return [e for e in self if e.folded]
     @property
-    def kept(self): return [e for e in self if not e.folded]
+    def kept(self):
+        "Entries of the layers that stay"
+        return [e for e in self if not e.folded]
     @property
     def summary(self):
+        "How many fold, in one line"
         if not self.entries: return "no BatchNorm layers: nothing to fold"
         return f"{len(self.folded)} of {len(self)} BatchNorm layers fold, {len(self.kept)} kept"
-    def rows(self): return [(e.bn, ', '.join(e.into), e.reason or '') for e in self]
+    def rows(self):
+        "(layer, into, reason) of each entry"
+        return [(e.bn, ', '.join(e.into), e.reason or '') for e in self]
     def __repr__(self): return as_text(self.summary, ('BatchNorm','folds into','kept because'), self.rows())
     def _repr_html_(self): return as_html(self.summary, ('BatchNorm','folds into','kept because'), self.rows())
 
@@ -190,9 +199,13 @@ class Graph:
                     self.unfit.setdefault(p, f"F.batch_norm is called by {code(self.rec.path(c))} ({type(m).__name__}), which is no BatchNorm class: see `register_bn`")
 
 # %% ../nbs/02_plan.ipynb #f2599a1b
-def code(path): return f"`{path}`" if path else "the model"
+def code(path):
+    "A module path as it stands in a message"
+    return f"`{path}`" if path else "the model"
 
-def cls_name(m): return type(m).__name__
+def cls_name(m):
+    "Name of the class of `m`"
+    return type(m).__name__
 
 # %% ../nbs/02_plan.ipynb #23ebc937
 def _why_kept(g, p):
@@ -310,7 +323,7 @@ def _absorber(g, i, w):
         q,bias = _sole(g, b, 'bias', calls)
         if q!=p: raise Stop(f"bias of {code(p)} belongs to {code(q)}")
     shape,k = g.rec.values[w].shape,groups.pop()
-    tr = c_transposed(g.calls[i])
+    tr = is_transposed(g.calls[i])
     return Absorber(p, calls, n, bias, shape[0] if tr else shape[1]*k, shape[1]*k if tr else shape[0], k, tr)
 
 def _reads_bias(g, j):
@@ -319,7 +332,9 @@ def _reads_bias(g, j):
     own = type(g.mods[g.rec.path(c)]).forward.__module__.startswith('torch.nn.')
     return own or any('bias' in code.co_names for code,_ in c.site)
 
-def c_transposed(c): return c.name.startswith('conv_transpose')
+def is_transposed(c):
+    "Is call `c` a transposed convolution?"
+    return c.name.startswith('conv_transpose')
 
 def bn_absorber(g, p):
     "The BatchNorm layer `p`, as a layer that takes another BatchNorm's map"
@@ -386,19 +401,10 @@ def _replay(f, v):
 
 def move(f, c):
     "The call copies elements from place to place: send the labels through it"
-    sub = lambda o: _replay(f, o.v) if isinstance(o, Ref) else o
-    args,kwargs = map_refs(sub, (c.args, c.kwargs))
+    args,kwargs = map_tensors(lambda o: _replay(f, o.v), (c.args, c.kwargs), Ref)
     with torch.no_grad(): outs = tensors_in(c.func(*args, **kwargs))
     if [o.shape for o in outs]!=[f.g.rec.values[v].shape for v in c.writes]: raise Stop("its parts cannot be followed")
     return [squash(o) for o in outs]
-
-def map_refs(fn, o):
-    "`map_tensors` for recorded arguments"
-    if isinstance(o, Ref): return fn(o)
-    if isinstance(o, slice): return slice(*(map_refs(fn, i) for i in (o.start,o.stop,o.step)))
-    if isinstance(o, dict): return {k:map_refs(fn, v) for k,v in o.items()}
-    if isinstance(o, (list,tuple)) and not isinstance(o, torch.Size): return type(o)(map_refs(fn, i) for i in o) if type(o) in (list,tuple) else o
-    return o
 
 def same(f, c):
     "The call changes nothing that matters at inference"
@@ -431,19 +437,24 @@ def _dims(c, n):
     return range(n) if d is None or d==() or d==[] else _ints(d)
 
 def _ndim(f, c): return len(f.g.rec.values[c.reads[0]].shape)
-def mean(f, c): return _over(f, c, _dims(c, _ndim(f, c)))
+def mean(f, c):
+    "A mean over some axes"
+    return _over(f, c, _dims(c, _ndim(f, c)))
 
 def pool(f, c):
     "Adaptive average pooling: means over the last axes"
     return _over(f, c, range(-int(c.name[-2]), 0))
 
 def avg_pool(f, c):
+    "Average pooling, where it averages nothing but its input"
     a = bind(c, 'input kernel_size stride padding ceil_mode count_include_pad divisor_override')
     if a.get('divisor_override') is not None: raise Stop(None)
     if any(_ints(a.get('padding', 0))) and a.get('count_include_pad', True): raise Stop("it averages zero padding in")
     return pool(f, c)
 
-def upsample(f, c): return _over(f, c, range(2, _ndim(f, c)))
+def upsample(f, c):
+    "Interpolation: weights that sum to one, over all positions"
+    return _over(f, c, range(2, _ndim(f, c)))
 
 # %% ../nbs/02_plan.ipynb #83e890d3
 def largest(f, c):
@@ -454,11 +465,13 @@ def largest(f, c):
     return out
 
 def pad(f, c):
+    "Padding moves data; zeros arrive as `FILL`"
     a = bind(c, 'input pad mode value')
     if a.get('mode','constant')=='constant' and a.get('value'): raise Stop("it pads with a number that is not zero")
     return move(f, c)
 
-def norm_dim(f, c):
+def extreme(f, c):
+    "`max`, `min` and their kin over some axes of one tensor"
     if len(c.reads)>1 and c.name in ('max','min'): raise Stop(None)
     return largest(f, c)
 
@@ -475,7 +488,7 @@ RULES = {
     **dict.fromkeys('avg_pool1d avg_pool2d avg_pool3d'.split(), avg_pool),
     **dict.fromkeys('interpolate upsample upsample_nearest upsample_bilinear'.split(), upsample),
     **dict.fromkeys([f'{a}max_pool{n}d{b}' for a in ('','adaptive_') for n in (1,2,3) for b in ('','_with_indices')], largest),
-    **dict.fromkeys(['amax','amin','max','min'], norm_dim), 'mean':mean, 'pad':pad, 'constant_pad_nd':pad}
+    **dict.fromkeys(['amax','amin','max','min'], extreme), 'mean':mean, 'pad':pad, 'constant_pad_nd':pad}
 
 # %% ../nbs/02_plan.ipynb #2f4d7c77
 @dataclass
@@ -506,7 +519,9 @@ class Flow:
         for w in self.g.rec.watchers.get(v, []): self.end(v, reason=w)
         for i in self.g.readers.get(v, []): heapq.heappush(self.todo, i)
 
-    def end(self, v, call=None, to=None, reason=None): self.ends.append(End(v, self.labs[v], call, to, reason))
+    def end(self, v, call=None, to=None, reason=None):
+        "Note that the labels of `v` go no further"
+        self.ends.append(End(v, self.labs[v], call, to, reason))
 
     def visit(self, i):
         "Let call `i` read the labels that have come to it"
@@ -521,6 +536,7 @@ class Flow:
             for v in vs: self.end(v, i, reason=str(e.args[0]) if e.args[0] else f"{where(self.g, i)} between")
 
     def absorbed(self, i, c, vs):
+        "Labels came to a convolution or linear layer; to its input, we hope"
         x = _value(bind(c, ABSORBERS[c.name]).get('input'))
         if vs!=[x]: raise Stop(f"{where(self.g, i)} computes with it")
         self.end(x, i, absorber(self.g, i))
@@ -896,7 +912,7 @@ def decide(g):
     "Fold one layer after another until none can go; another BatchNorm absorbs only what no convolution or linear layer can"
     into,reasons,tried = {},{},{}
     todo = [p for p in g.layers if p not in g.unfit]
-    def sweep(ps, into_bn):
+    def sweep(ps, into_bn): # one pass
         for p in ps:
             if tried.get((p,into_bn))==len(into): continue # nothing has changed since
             tried[p,into_bn] = len(into)

@@ -37,11 +37,14 @@ class FoldReport:
         return r
 
     def time_row(self):
+        "Time of one item before and after, with the ratio of the paired runs and its interval"
         t,(ratio,lo,hi) = self.times,self.times.ratio('folded')
         return ('one item, ms', f"{t.median('unfolded')*1e3:.2f}", f"{t.median('folded')*1e3:.2f}", f'ratio {ratio:.3f} ({lo:.3f} to {hi:.3f})')
 
     @property
-    def title(self): return self.plan.summary
+    def title(self):
+        "One line"
+        return self.plan.summary
 
     def _kept(self): return [(e.bn, e.reason) for e in self.plan.kept]
     def __repr__(self):

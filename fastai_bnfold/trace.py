@@ -71,15 +71,9 @@ class Record:
     store_writes: dict = field(default_factory=dict) # Memory -> the calls that wrote it in place
     out: object = None # What the model returned
 
-    def readers(self, v): return self._readers.get(v, [])
-    def path(self, call): return self.modules[call.stack[-1]].path if call.stack else ''
-
-    def index(self):
-        "Build the table of readers"
-        self._readers = {}
-        for i,c in enumerate(self.calls):
-            for v in dict.fromkeys(c.reads): self._readers.setdefault(v, []).append(i)
-        return self
+    def path(self, call):
+        "Path of the module that made `call`"
+        return self.modules[call.stack[-1]].path if call.stack else ''
 
 # %% ../nbs/01_trace.ipynb #92c1c0f4
 def op_name(func)->str:
@@ -90,13 +84,13 @@ def op_name(func)->str:
     return n[2:-2] if n.startswith('__') and n.endswith('__') else n.rstrip('_')
 
 # %% ../nbs/01_trace.ipynb #67077183
-def map_tensors(f, o):
-    "Copy of nested lists, tuples, dicts and slices with `f` applied to every tensor"
-    if isinstance(o, Tensor): return f(o)
-    if isinstance(o, slice): return slice(*(map_tensors(f, i) for i in (o.start,o.stop,o.step)))
-    if isinstance(o, dict): return {k:map_tensors(f, v) for k,v in o.items()}
+def map_tensors(f, o, kind=Tensor):
+    "Copy of nested lists, tuples, dicts and slices with `f` applied to everything of one kind"
+    if isinstance(o, kind): return f(o)
+    if isinstance(o, slice): return slice(*(map_tensors(f, i, kind) for i in (o.start,o.stop,o.step)))
+    if isinstance(o, dict): return {k:map_tensors(f, v, kind) for k,v in o.items()}
     if isinstance(o, (list,tuple)) and not isinstance(o, torch.Size):
-        r = [map_tensors(f, i) for i in o]
+        r = [map_tensors(f, i, kind) for i in o]
         return r if isinstance(o, list) else tuple(r)
     return o
 
@@ -152,10 +146,13 @@ class _Memory:
     def __init__(self): self.ids,self.stores,self.n = {},{},0
 
     def get(self, t):
+        "The number of `t`, None if it was not met yet"
         r = self.ids.get(id(t))
         return r[1] if r is not None and r[0]() is t else None
 
-    def set(self, t, v): self.ids[id(t)] = (weakref.ref(t), v)
+    def set(self, t, v):
+        "Give `t` number `v`"
+        self.ids[id(t)] = (weakref.ref(t), v)
 
     def aliases(self, t):
         "The number of `t`'s memory, and the known tensors in it; the list is live"
@@ -168,6 +165,7 @@ class _Memory:
         return n,refs
 
     def alive(self):
+        "Every tensor that still exists, and its number"
         return [(t,v) for r,v in list(self.ids.values()) if (t := r()) is not None]
 
 # %% ../nbs/01_trace.ipynb #e3a317ee
@@ -228,6 +226,7 @@ class Tracer(TorchFunctionMode):
         if c.name in TELLS and const<2: rec.branches.append((i, self.stack))
 
     def keep_ints(self, tensors):
+        "Keep what is used as an index: it says what goes where"
         for t in tensors:
             if not t.is_floating_point() and t.numel()<=1_000_000: self.rec.ints.setdefault(self.known(t), t.detach().cpu().clone())
 
@@ -312,6 +311,7 @@ class _Snapshot:
         self.bufs = {k:(v, None if v is None else v.detach().clone()) for k,v in m._buffers.items()}
 
     def restore(self):
+        "Put everything back"
         for k in [k for k in vars(self.m) if k not in self.attrs and k not in self._skip]: vars(self.m).pop(k)
         for k,(old,copy) in self.attrs.items(): vars(self.m)[k] = _put_back(old, copy)
         for k,(old,copy) in self.bufs.items(): self.m._buffers[k] = _put_back(old, copy)
@@ -378,4 +378,4 @@ def trace(
         _register(model, xb, t)
         with _watch_modules(model, t), t, _Below(t): t.rec.out = model(*xb)
         _escaped(t)
-    return t.rec.index()
+    return t.rec
