@@ -210,7 +210,7 @@ def run_net(
     dls:DataLoaders, # What to train on
     size:int, # Pixels a side of the images in `dls`
     epochs:int=5, # To train
-    rounds:int=50, # Of timing at each size, fewer where they take over 20 s
+    rounds:int=100, # Of timing at each size, fewer where they take over 20 s
 )->Result:
     "Train one network, fold it, and time it unfolded and folded"
     learn = new_learner(dls, arch)
