@@ -11,7 +11,7 @@ myst_all_links_external = True  # pages.py has made every link final
 suppress_warnings = ["myst.header"]
 html_theme, html_title, html_math_renderer = "furo", "fastai_bnfold", "mathml"
 html_static_path, html_css_files = ["static"], ["site.css"]
-html_show_sourcelink = html_copy_source = html_show_copyright = False
+html_show_sourcelink = html_copy_source = html_show_copyright = html_use_index = False
 html_theme_options = {"source_repository": "https://github.com/fastai-bnfold/fastai-bnfold/", "source_branch": "main",
                       "source_directory": "nbs/", "top_of_page_buttons": []}
 

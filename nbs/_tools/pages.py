@@ -41,7 +41,7 @@ def api(text):
     "An entry of the API as nbdev writes it for Quarto, for Sphinx: the heading first, then the link to the source"
     src = re.search(r'\[source\]\(([^)]*)\)\{[^}]*\}', text)
     head = re.search(r"^#+ (.*)$", text, re.MULTILINE)
-    link = f'<a class="source" href="{src[1]}">source</a>\n\n' if src else ""
+    link = f'<a class="source" href="{src[1].removesuffix('#LNone')}">source</a>\n\n' if src else ""
     return f"{anchor(head[1])}### `{head[1]}`\n\n{link}" + text[head.end():].strip().replace("__main__.", "")
 
 def fences(text):
