@@ -25,6 +25,7 @@ def test_target(link, folder, want):
 
 def test_api_entry():
     text = '---\n\n[source](https://x.org/a.py#L3){target="_blank" style="float:right"}\n\n### Learner.fold_bn\n\n```python\ndef fold_bn()->__main__.Report\n```\n'
+    assert 'href="https://x.org/a.py"' in api(text.replace("L3", "LNone"))
     assert api(text) == ('<span id="learner.fold_bn"></span>\n\n### `Learner.fold_bn`\n\n<a class="source" href="https://x.org/a.py#L3">source</a>\n\n'
                          '```python\ndef fold_bn()->Report\n```')
 
@@ -44,6 +45,6 @@ def test_directives_are_acted_on():
 
 def test_problems_are_seen(tmp_path):
     (tmp_path/"a.html").write_text('<p id="x">fine</p><a href="b.html#y">b</a><a href="#x">x</a><a href="b.html#z">z</a><a href="c.html">c</a>')
-    (tmp_path/"b.html").write_text('<p id="y">\n#| export\n</p><p>\n::: {.note}\n</p><script>\n#| hidden\n</script>')
+    (tmp_path/"b.html").write_text('<p id="y">\n#| export\n</p><p>\n::: {.note}\n</p><p>| a |\n|---|</p><script>\n#| hidden\n</script>')
     assert set(problems(tmp_path)) == {"a.html: broken link b.html#z", "a.html: broken link c.html",
-                                       "b.html: shows #| export", "b.html: shows ::: {.note}"}
+                                       "b.html: shows #| export", "b.html: shows ::: {.note}", "b.html: shows |---|"}

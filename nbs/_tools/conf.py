@@ -6,6 +6,7 @@ project, author, copyright = "fastai_bnfold", "fastai_bnfold contributors", "fas
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline", "deflist"]
 myst_all_links_external = True  # pages.py has made every link final
 suppress_warnings = ["myst.header"]

@@ -39,9 +39,9 @@ def anchor(name):
 
 def api(text):
     "An entry of the API as nbdev writes it for Quarto, for Sphinx: the heading first, then the link to the source"
-    src = re.search(r'\[source\]\(([^)]*)\)\{[^}]*\}', text)
+    src = re.search(r'\[source\]\(([^)]*?)(#LNone)?\)\{[^}]*\}', text)
     head = re.search(r"^#+ (.*)$", text, re.MULTILINE)
-    link = f'<a class="source" href="{src[1].removesuffix('#LNone')}">source</a>\n\n' if src else ""
+    link = f'<a class="source" href="{src[1]}">source</a>\n\n' if src else ""
     return f"{anchor(head[1])}### `{head[1]}`\n\n{link}" + text[head.end():].strip().replace("__main__.", "")
 
 def fences(text):
@@ -148,11 +148,11 @@ def broken(path, pages):
         if not dest.exists() or (part and dest in pages and part not in pages[dest].ids): yield o
 
 def problems(out):
-    "One line for every broken link and every directive a reader would see"
+    "One line for every broken link, and for every directive or table that a reader would see as it was written"
     pages = {o.resolve(): Page(o) for o in out.rglob("*.html")}
     for path, p in pages.items():
         for o in broken(path, pages): yield f"{path.name}: broken link {o}"
-        for o in re.findall(r"^ *#\|.*|^ *:{3,}.*|\{target=.*|^show_doc.*", "".join(p.text), re.MULTILINE): yield f"{path.name}: shows {o}"
+        for o in re.findall(r"^ *#\|.*|^ *:{3,}.*|\{target=.*|^show_doc.*|\|:?[-–—]+:?\|.*", "".join(p.text), re.MULTILINE): yield f"{path.name}: shows {o}"
 
 def main():
     out = get_config(root).doc_path
