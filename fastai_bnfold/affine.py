@@ -107,10 +107,10 @@ def absorb_bn(
 # %% ../nbs/00_affine.ipynb #20c9fe8a
 def round_to(
     x:Tensor, # float64
-    like:Tensor # Gives dtype and device
-)->Tensor: # Contiguous, as `like`
+    like:Tensor # Gives dtype and device, and the memory format if the shapes are the same
+)->Tensor: # As `like`
     "Round `x` once to the dtype and device of `like`; OverflowError where it does not fit"
     y = x.to(like.dtype)
     if not y.isfinite().all(): raise OverflowError(f"a folded weight of {x.abs().max():.3g} does not fit {like.dtype}")
     if like.dtype in (torch.float32, torch.float64): y = y.masked_fill(y.abs() < torch.finfo(like.dtype).smallest_normal, 0)
-    return y.to(like.device).contiguous()
+    return torch.empty_like(like.detach()).copy_(y) if y.shape==like.shape else y.to(like.device).contiguous()

@@ -8,21 +8,28 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/learner.html.md"""
 __all__ = ['BNFoldCallback']
 
 # %% ../nbs/05_learner.ipynb #72f2e84b
-import copy, functools
+import functools
 from contextlib import contextmanager
 from fastai.basics import *
+from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import *
-from fastai.callback.tracker import EarlyStoppingCallback
+from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 from .plan import FoldError, FoldPlan
 from .report import FoldReport
 from .fold import BNFolder
 from .bench import bench
+from .trace import tensors_in
+from copy import deepcopy
 
 # %% ../nbs/05_learner.ipynb #df20cf89
 def _first_items(xb, n=4):
     "The first `n` items of a batch, if its tensors agree on how many there are"
     sizes = {len(t) if t.dim() else 0 for t in xb if isinstance(t, Tensor)}
     return tuple(t[:n] for t in xb) if len(sizes)==1 and all(isinstance(t, Tensor) for t in xb) else tuple(xb)
+
+def _valid(learn):
+    "The validation data, or nothing"
+    return learn.dls[1] if len(learn.dls.loaders)>1 else []
 
 def _batch(self, xb, dl=None):
     "Inputs to run the model on: `xb` if given, else a few items of `dl` or of the validation data"
@@ -31,7 +38,8 @@ def _batch(self, xb, dl=None):
     if dl is None: raise FoldError("this Learner has no data (was it loaded from an export?): pass a batch, `learn.fold_bn(x)`, or `learn.fold_bn(dl=learn.dls.test_dl(items))`")
     b = dl.one_batch()
     n = getattr(self.dls, 'n_inp', 1 if len(b)==1 else len(b)-1)
-    return _first_items(tuple(to_device(b[:n], next(self.model.parameters()).device)))
+    plain = lambda t: t.as_subclass(Tensor) if isinstance(t, Tensor) else t # as `CastToTensor` gives it to the model
+    return _first_items(tuple(map(plain, to_device(b[:n], next(self.model.parameters()).device))))
 
 # %% ../nbs/05_learner.ipynb #0bf2e2c2
 @contextmanager
@@ -47,16 +55,24 @@ def _unnoticed(learn):
         set_random_states(**rng)
 
 def _metrics(learn):
-    "Name and value of the loss and each metric on the validation data"
-    names = ['valid_loss', *[m.name for m in learn.metrics]]
-    return list(zip(names, map(float, learn.validate())))
+    "Name and value of the loss and each metric on the validation data; recorder, trackers and logs do not notice"
+    names,saved = ['valid_loss', *[m.name for m in learn.metrics]],dict(vars(learn.recorder))
+    try:
+        with learn.removed_cbs([cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]): return list(zip(names, map(float, learn.validate())))
+    finally:
+        vars(learn.recorder).clear(); vars(learn.recorder).update(saved)
+
+def _twin(model):
+    "A copy of `model`; tensors with a history, such as a dropped-out weight, are copied without it"
+    ts = [t for m in model.modules() for t in tensors_in([v for k,v in vars(m).items() if k not in ('_parameters','_buffers','_modules')], depth=3)]
+    return deepcopy(model, {id(t):t.detach().clone() for t in ts if not t.is_leaf})
 
 # %% ../nbs/05_learner.ipynb #3600dce4
 class _Folded:
     "What a folded Learner needs to be unfolded; pickles as None"
     def __init__(self, folder, opt, flags, trainable): store_attr()
     def __reduce__(self): return type(None),()
-    def __deepcopy__(self, memo): return type(self)(*(copy.deepcopy(o, memo) for o in (self.folder,self.opt,self.flags,self.trainable)))
+    def __deepcopy__(self, memo): return type(self)(*(deepcopy(o, memo) for o in (self.folder,self.opt,self.flags,self.trainable)))
 
 def _state(learn): return getattr(learn, '_bn_folded', None)
 
@@ -80,29 +96,46 @@ def fold_bn(self:Learner,
     dl=None # Or a DataLoader to take the inputs from
 )->FoldReport: # Shows itself as a table
     "Fold the BatchNorm layers into their neighbours, in place; FoldError and an unchanged model if an output would change"
-    with _unnoticed(self):
-        xb,folder = _batch(self, xb, dl),_state(self).folder if _state(self) else BNFolder(self.model)
-        before,twin = _metrics(self) if validate else [],copy.deepcopy(self.model) if timeit else None
+    if validate and not len(_valid(self)): raise FoldError("`validate=True` needs validation data, and this Learner has none (was it loaded from an export?)")
+    st,opt = _state(self),self.opt
+    folder = st.folder if st else BNFolder(self.model)
+    n = len(folder._done)
+    try:
         flags = [(p,p.requires_grad) for p in self.model.parameters()]
-        report = folder.fold(*xb, undo=undo)
-        try:
-            if validate: report.valid = [(n,b,a) for (n,b),(_,a) in zip(before, _metrics(self))]
-            if timeit: report.times = bench({'unfolded':twin, 'folded':self.model}, *_first_items(xb, 1))
-        except BaseException:
-            folder.undo_last()
-            raise
-    if report.plan.folded and not _state(self):
-        self._bn_folded = _Folded(folder, self.opt, flags, trainable)
-        self.opt = None
+        with _unnoticed(self): report = _fold(self, folder, _batch(self, xb, dl), validate, timeit)
+        if report.plan.folded and not st: self.opt,self._bn_folded = None,_Folded(folder, opt, flags, trainable)
+        if _state(self): _state(self).trainable = trainable
+    except BaseException:
+        folder.rewind(n)
+        self.opt = opt
+        if not st: vars(self).pop('_bn_folded', None)
+        raise
+    if not undo and _state(self): self._forget_unfolded()
     return report
+
+def _fold(learn, folder, xb, validate, timeit):
+    "Fold, with metrics and times before and after if they are asked for"
+    before,twin = _metrics(learn) if validate else [],_twin(learn.model) if timeit else None
+    report = folder.fold(*xb)
+    if validate: report.valid = [(n,b,a) for (n,b),(_,a) in zip(before, _metrics(learn))]
+    if timeit: report.times = bench({'unfolded':twin, 'folded':learn.model}, *_first_items(xb, 1))
+    return report
+
+@patch
+def _forget_unfolded(self:Learner):
+    "Free what only `unfold_bn` needs"
+    _state(self).folder.forget()
+    _state(self).opt,_state(self).flags = None,[]
 
 # %% ../nbs/05_learner.ipynb #e8e1a6c8
 @patch
-def unfold_bn(self:Learner)->Learner:
+def unfold_bn(self:Learner,
+    force:bool=False # Even if weights were changed since the fold, by training or loading?
+)->Learner:
     "Restore every bit of the unfolded model, and its optimizer"
     st = _state(self)
     if not st: raise FoldError("there is nothing to unfold: this Learner is not folded (or it was loaded from an export, which does not carry the unfolded weights)")
-    st.folder.unfold()
+    st.folder.unfold(force)
     for p,f in st.flags: p.requires_grad_(f)
     self.opt = st.opt
     del self._bn_folded
@@ -120,46 +153,81 @@ def _stops_if_folded(f):
     _f.stops_if_folded = True
     return _f
 
-for _n in ('fit','fine_tune'):
-    if not hasattr(getattr(Learner, _n, None), 'stops_if_folded'): setattr(Learner, _n, _stops_if_folded(getattr(Learner, _n)))
+for _n in 'fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune lr_find'.split():
+    if not hasattr(getattr(Learner, _n), 'stops_if_folded'): setattr(Learner, _n, _stops_if_folded(getattr(Learner, _n)))
 
 # %% ../nbs/05_learner.ipynb #8ea7530a
-def _check_keys(model, state, prefix, meta, strict, missing, unexpected, errors):
-    "Before anything is copied: FoldError if one of model and checkpoint is folded and the other is not"
-    if prefix: return
-    have,got = set(model.state_dict()),set(state)
-    bns = lambda ks: {k for k in ks if k.endswith('running_mean')}
-    if bns(got)-have: raise FoldError("the checkpoint is of an unfolded model and this one is folded: call `learn.unfold_bn()`, load, then `learn.fold_bn()`")
-    if bns(have)-got and got-have: raise FoldError("the checkpoint is of a folded model and this one is not: call `learn.fold_bn()` first, then load")
+def _bn_prefixes(keys): return {k[:-len('running_mean')] for k in keys if k.endswith('running_mean')}
 
-_load = Learner.load
+def _only_bn_differs(more, fewer):
+    "Is `fewer` what is left of the keys `more` once some BatchNorms are folded?"
+    bns = tuple(_bn_prefixes(more-fewer))
+    return bool(bns) and all(k.startswith(bns) for k in more-fewer) and all(k.endswith('bias') for k in fewer-more)
+
+def _check_keys(model, state, *args):
+    "Before anything is copied: FoldError if one of model and checkpoint is folded and the other is not"
+    have,got = set(model.state_dict()),set(state)
+    if _only_bn_differs(got, have): raise FoldError("the checkpoint is of an unfolded model and this one is folded: call `learn.unfold_bn()`, load, then `learn.fold_bn()`")
+    if _only_bn_differs(have, got): raise FoldError("the checkpoint is of a folded model and this one is not: call `learn.fold_bn()` first, then load")
+
+_load = getattr(Learner.load, '__wrapped__', Learner.load)
+
 @patch
 @functools.wraps(_load)
 def load(self:Learner, *args, **kwargs):
     "Load as fastai does; a checkpoint of a folded model into an unfolded one, or the other way, is refused before anything is copied"
-    h = get_model(self.model).register_load_state_dict_pre_hook(_check_keys_hook) if kwargs.get('strict', True) else None
+    h = get_model(self.model).register_load_state_dict_pre_hook(_check_keys)
     try: return _load(self, *args, **kwargs)
-    finally:
-        if h: h.remove()
-
-def _check_keys_hook(module, *args): _check_keys(module, *args)
+    finally: h.remove()
 
 # %% ../nbs/05_learner.ipynb #79922b83
 class BNFoldCallback(Callback):
     "Fold when a fit ends; a fit that is cancelled or fails folds nothing. The report is in `report`"
     order,run_valid = 100,False # after `SaveModelCallback`, which loads the best weights when the fit ends
-    def __init__(self, **kwargs): self.kwargs,self.report,self.trained = kwargs,None,False
+    def __init__(self,
+        **kwargs # Passed to `fold_bn`
+    ): self.kwargs,self.report,self.trained,self.hold = kwargs,None,False,False
+
     def before_fit(self):
         "`validate` comes by here too, and trains nothing"
         self.trained = False
+
     def before_train(self): self.trained = True
+
     def after_cancel_fit(self):
+        "Early stopping is an end like any other; every other cancellation is not"
         early = [cb for cb in self.learn.cbs if isinstance(cb, EarlyStoppingCallback)]
         self.trained = self.trained and any(cb.wait>=cb.patience for cb in early)
+
     def after_fit(self):
-        if not self.trained: return
+        if self.trained and not self.hold: self.fold(self.learn)
+
+    def fold(self, learn):
+        "Fold, and say in one line what was folded"
         self.trained = False
-        self.report = self.learn.fold_bn(**self.kwargs)
-        self.learn.logger(self.report.title)
+        self.report = learn.fold_bn(**self.kwargs)
+        learn.logger(self.report.title)
+
     def __reduce__(self): return Callback,()
-    def __deepcopy__(self, memo): return type(self)(**self.kwargs)
+    def __deepcopy__(self, memo):
+        memo[id(self)] = new = type(self)(**self.kwargs)
+        new.learn = deepcopy(self.learn, memo)
+        return new
+
+# %% ../nbs/05_learner.ipynb #b398d02a
+def _folds_at_its_end(f):
+    "Let method `f`, which fits several times, fold only when it is done"
+    @functools.wraps(f)
+    def _f(self, *args, **kwargs):
+        cbs = [cb for cb in L(kwargs.get('cbs'))+self.cbs if isinstance(cb, BNFoldCallback)]
+        for cb in cbs: cb.hold = True
+        try: res = f(self, *args, **kwargs)
+        finally:
+            for cb in cbs: cb.hold = False
+        for cb in cbs:
+            if cb.trained: cb.fold(self)
+        return res
+    _f.stops_if_folded = _f.folds_at_its_end = True
+    return _f
+
+if not hasattr(Learner.fine_tune, 'folds_at_its_end'): Learner.fine_tune = _folds_at_its_end(Learner.fine_tune)

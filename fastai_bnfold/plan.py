@@ -6,8 +6,8 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/plan.html.md"""
 
 # %% auto #0
 __all__ = ['BN', 'ABSORBERS', 'FILL', 'IDENT', 'FIRST', 'RULES', 'SLICERS', 'FoldError', 'FoldEntry', 'FoldPlan', 'as_text',
-           'as_html', 'register_bn', 'bn_rest', 'is_bn', 'layer_affine', 'Stop', 'AtBN', 'bind', 'Graph', 'code',
-           'cls_name', 'where', 'strides', 'Absorber', 'pads_zeros', 'absorber', 'is_transposed', 'bn_absorber',
+           'as_html', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'Stop', 'AtBN', 'bind', 'Graph',
+           'code', 'cls_name', 'where', 'strides', 'Absorber', 'pads_zeros', 'absorber', 'is_transposed', 'bn_absorber',
            'in_axis', 'out_axis', 'channel_numbers', 'compact', 'uniform', 'squash', 'feature_labels', 'move', 'same',
            'dropout', 'mean', 'pool', 'avg_pool', 'upsample', 'largest', 'pad', 'extreme', 'End', 'Flow', 'carried',
            'sources', 'Move', 'affine_of', 'spread', 'channel_of', 'plainly_reached', 'backward', 'need_bias',
@@ -112,7 +112,11 @@ for o in ('BatchNormAct2d','SyncBatchNormAct','FrozenBatchNormAct2d'): register_
 def is_bn(m:nn.Module)->bool:
     "Is `m` a BatchNorm layer, of a known class or of one derived from it?"
     known = any(f'{c.__module__}.{c.__qualname__}' in _registry for c in type(m).__mro__)
-    return known or isinstance(m, nn.modules.batchnorm._BatchNorm)
+    return known or isinstance(m, nn.modules.batchnorm._BatchNorm) or scripted_bn(m)
+
+def scripted_bn(m):
+    "Is `m` a scripted BatchNorm?"
+    return isinstance(m, torch.jit.ScriptModule) and getattr(m, 'original_name', '') in ('BatchNorm1d','BatchNorm2d','BatchNorm3d')
 
 def layer_affine(m:nn.Module)->Affine:
     "The map that BatchNorm layer `m` is at inference"
@@ -211,6 +215,7 @@ def cls_name(m):
 def _why_kept(g, p):
     "What there is about layer `p` itself that forbids folding it; None if nothing"
     m = g.mods[p]
+    if scripted_bn(m): return "it is scripted: fold before scripting"
     if bn_rest(m) is None:
         base = next((c.__name__ for c in type(m).__mro__[1:] if f'{c.__module__}.{c.__qualname__}' in _registry), 'BatchNorm')
         return f"{cls_name(m)} is an unknown subclass of {base}: see `register_bn`"

@@ -261,13 +261,25 @@ def _watch_modules(model, tracer):
         mc = rec.modules[tracer.stack[-1]]
         mc.end,mc.outputs,tracer.stack = len(rec.calls),tuple(tracer.known(t) for t in tensors_in(out)),tracer.stack[:-1]
         if m._forward_hooks: _see(rec, mc.outputs, m, paths)
-    hs = [register_module_forward_pre_hook(pre), register_module_forward_hook(post, always_call=True)]
-    try: yield
+    hs = []
+    try:
+        hs.append(register_module_forward_pre_hook(pre))
+        hs.append(register_module_forward_hook(post, always_call=True))
+        yield
     finally:
         for h in hs: h.remove()
 
 def _see(rec, vs, m, paths):
     for v in vs: rec.watchers.setdefault(v, []).append(f"is seen by a hook on {f'`{paths[id(m)]}`' if paths[id(m)] else 'the model'}")
+
+@contextlib.contextmanager
+def _no_gc():
+    "No garbage collection for a while"
+    on = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if on: gc.enable()
 
 # %% ../nbs/01_trace.ipynb #56ba7fc1
 def _register(model, xb, tracer):
@@ -288,51 +300,61 @@ def _escaped(tracer):
     rec = tracer.rec
     outs = {id(t) for t in tensors_in(rec.out)}
     made = lambda: [(id(t),v) for t,v in tracer.mem.alive() if rec.values[v].call is not None or id(t) in outs]
-    if any(i not in outs for i,_ in made()): gc.collect()
+    if any(i not in outs for i,_ in made()): gc.collect(0) # what the forward left in cycles is young: `_no_gc`
     for i,v in made():
         why = "is an output of the model" if i in outs else "is kept after the forward, by an attribute or a hook"
         rec.watchers.setdefault(v, []).append(why)
 
 # %% ../nbs/01_trace.ipynb #8368c320
-def _copy_state(o, depth=3):
-    "Copy of tensors and containers, everything else by reference"
-    if isinstance(o, nn.Parameter): return o
-    if isinstance(o, Tensor): return o.detach().clone() if depth<3 or not o.requires_grad else o
-    if depth and type(o) in (list,tuple,set): return type(o)(_copy_state(i, depth-1) for i in o)
-    if depth and type(o) is dict: return {k:_copy_state(v, depth-1) for k,v in o.items()}
-    return o
+def _keep_tensor(t):
+    copy = t.detach().clone()
+    def back():
+        if t.shape!=copy.shape: t.data = copy
+        elif not torch.equal(t, copy): t.detach().copy_(copy)
+        return t
+    return back
 
+def _keep_generator(o):
+    if isinstance(o, np.random.Generator): get,put = lambda: o.bit_generator.state,lambda s: setattr(o.bit_generator, 'state', s)
+    elif isinstance(o, torch.Generator): get,put = o.get_state,o.set_state
+    else: get,put = o.getstate,o.setstate
+    state = get()
+    def back():
+        put(state)
+        return o
+    return back
+
+def _keep(o, depth=3):
+    "A function that gives back the very object `o`, holding again what it holds now; parameters and other objects are taken as they are"
+    if isinstance(o, Tensor) and not isinstance(o, nn.Parameter): return _keep_tensor(o)
+    if isinstance(o, (torch.Generator, random.Random, np.random.Generator)): return _keep_generator(o)
+    if not depth or type(o) not in (list,tuple,set,dict): return lambda: o
+    kids = [_keep(i, depth-1) for i in (o.values() if type(o) is dict else o)]
+    keys = list(o) if type(o) is dict else None
+    def back():
+        new = [k() for k in kids]
+        if type(o) is list: o[:] = new
+        elif type(o) is dict: o.clear(); o.update(zip(keys, new))
+        elif type(o) is set: o.clear(); o.update(new)
+        return o
+    return back
+
+# %% ../nbs/01_trace.ipynb #aaa084e6
 class _Snapshot:
     "What a forward may change in a module: buffers and plain attributes"
     _skip = ('_parameters','_buffers','_modules','_forward_hooks','_forward_pre_hooks')
     def __init__(self, m):
-        self.m = m
-        self.attrs = {k:(v, _copy_state(v)) for k,v in vars(m).items() if k not in self._skip}
-        self.bufs = {k:(v, None if v is None else v.detach().clone()) for k,v in m._buffers.items()}
+        self.m,self.attrs = m,{k:_keep(v) for k,v in vars(m).items() if k not in self._skip}
+        self.bufs = {k:_keep(v) for k,v in m._buffers.items()}
 
     def restore(self):
         "Put everything back"
         for k in [k for k in vars(self.m) if k not in self.attrs and k not in self._skip]: vars(self.m).pop(k)
-        for k,(old,copy) in self.attrs.items(): vars(self.m)[k] = _put_back(old, copy)
-        for k,(old,copy) in self.bufs.items(): self.m._buffers[k] = _put_back(old, copy)
+        vars(self.m).update({k:back() for k,back in self.attrs.items()})
+        for k,back in self.bufs.items():
+            if (t := back()) is not self.m._buffers[k]: self.m._buffers[k] = t
 
-# %% ../nbs/01_trace.ipynb #aaa084e6
-def _put_back(old, copy):
-    "The same object, holding again what it held"
-    if old is copy: return old
-    if isinstance(old, Tensor):
-        if old.shape==copy.shape and torch.equal(old, copy): return old
-        if old.shape!=copy.shape: return copy
-        old.detach().copy_(copy)
-        return old
-    if type(old) is list and len(old)==len(copy): old[:] = [_put_back(o,c) for o,c in zip(old,copy)]
-    elif type(old) is list: old[:] = copy
-    elif type(old) is dict:
-        new = {k:_put_back(old[k],c) if k in old else c for k,c in copy.items()}
-        old.clear(); old.update(new)
-    elif type(old) is set: old.clear(); old.update(copy)
-    return old
-
+# %% ../nbs/01_trace.ipynb #2a74b954
 def _rng():
     "The random state of Python, numpy and torch; set it again by calling the result"
     py,npy,cpu = random.getstate(),np.random.get_state(),torch.get_rng_state()
@@ -373,7 +395,7 @@ def trace(
 )->Record: # The calls, the values and who sees them
     "Record one forward pass of `model`, leaving it as it was"
     t = Tracer()
-    with untouched(model):
+    with _no_gc(), untouched(model):
         xb = own_copy(xb)
         _register(model, xb, t)
         with _watch_modules(model, t), t, _Below(t): t.rec.out = model(*xb)
