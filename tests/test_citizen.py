@@ -1,0 +1,389 @@
+"A folded Learner is a Learner: what fastai's verbs give before the fold they give after it, and training goes on after `unfold_bn()`."
+import gc, pickle, weakref
+from copy import deepcopy
+
+import matplotlib
+import pytest, torch
+from torch import nn
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+from fastai.basics import (AvgMetric, Callback, CancelFitException, Interpretation, L, Learner, accuracy, load_learner,
+                           noop, tensor, to_device)
+from fastai.callback.progress import CSVLogger
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+from fastai_bnfold.all import *
+from learners import item, kinds, learner_state, losses, odd_scales, opt_bits, outputs, quiet, seeded, trained
+from models import bits, bn_layers, changed, leaves, rel_err, snapshot
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+CLOSE = 1e-4  # float32, relative to the largest value; a BatchNorm left out is 1e-1 and up
+TRAIN = 'fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune lr_find'.split()
+
+def folded(kind, path, **kw):
+    "A trained Learner of `kind`, folded; fewer BatchNorm layers are left"
+    learn = trained(kind, path)
+    n = len(bn_layers(learn.model))
+    learn.fold_bn(**kw)
+    assert len(bn_layers(learn.model)) < n
+    return learn
+
+def weights(learn): return [(n, bits(p)) for n, p in learn.model.state_dict().items()]
+
+# ---------------------------------------------------------------- every verb, every kind
+def v_predict(learn, kind, mp):
+    r = learn.predict(item(learn, kind))
+    return [str(r[0]) if kind == 'vision' else '', r[-1].float()]
+
+def v_get_preds(learn, kind, mp): return list(learn.get_preds(with_loss=True, with_decoded=True))
+
+def v_get_preds_of_test_data(learn, kind, mp):
+    items = [item(learn, kind)]*3
+    if kind == 'tabular':
+        import pandas as pd
+        items = pd.DataFrame(items)
+    return [learn.get_preds(dl=learn.dls.test_dl(items))[0]]
+
+def v_validate(learn, kind, mp): return [float(o) for o in learn.validate()]
+
+def v_show_results(learn, kind, mp):
+    import IPython.display
+    shown = []
+    mp.setattr(IPython.display, 'display', lambda *a, **k: shown.extend(o.data for o in a if hasattr(o, 'data')))
+    plt.close('all')
+    learn.show_results(max_n=4)
+    titles = [ax.get_title() for f in map(plt.figure, plt.get_fignums()) for ax in f.axes]
+    plt.close('all')
+    assert shown or titles
+    return ['\n'.join(shown), str(titles)]
+
+def v_interpretation(learn, kind, mp):
+    l, idx = Interpretation.from_learner(learn).top_losses(3)[:2]
+    return [l, torch.as_tensor(idx)]
+
+def v_to_fp16(learn, kind, mp):
+    mp.setattr('torch.amp.GradScaler', torch.amp.GradScaler)
+    learn.to_fp16()
+    r = outputs(learn).float()
+    learn.to_fp32()
+    assert rel_err([r], [outputs(learn).float()]) < .1
+    return []
+
+def v_save_load(learn, kind, mp):
+    before = outputs(learn)
+    learn.save('w')
+    with torch.no_grad():
+        for p in learn.model.parameters(): p.add_(1)
+    assert rel_err([before], [outputs(learn)]) > CLOSE
+    learn.load('w')
+    assert torch.equal(before, outputs(learn))
+    return [before]
+
+def v_deepcopy(learn, kind, mp):
+    learn.validate()  # a trained AWD-LSTM can be copied only once its dropped-out weight is gone
+    c = deepcopy(learn)
+    assert torch.equal(outputs(learn), outputs(c)) and c.model is not learn.model
+    return [outputs(c)]
+
+def v_pickle(learn, kind, mp):
+    learn.validate()
+    c = pickle.loads(pickle.dumps(learn))
+    assert torch.equal(outputs(learn), outputs(c))
+    return [outputs(c)]
+
+def v_move(learn, kind, mp):
+    learn.model.to(torch.float64).to(torch.float32)
+    return [outputs(learn)]
+
+VERBS = {n[2:]: f for n, f in list(globals().items()) if n.startswith('v_')}
+
+@pytest.mark.parametrize('kind', kinds)
+@pytest.mark.parametrize('verb', VERBS)
+def test_verb(verb, kind, tmp_path, monkeypatch):
+    learn = trained(kind, tmp_path)
+    before = VERBS[verb](learn, kind, monkeypatch)
+    n = len(bn_layers(learn.model))
+    learn.fold_bn()
+    assert len(bn_layers(learn.model)) < n
+    after = VERBS[verb](learn, kind, monkeypatch)
+    assert [o for o in before if isinstance(o, str)] == [o for o in after if isinstance(o, str)]
+    assert rel_err(leaves([o for o in before if not isinstance(o, str)]), leaves([o for o in after if not isinstance(o, str)])) < CLOSE
+
+@pytest.mark.parametrize('kind', kinds)
+def test_a_missing_batchnorm_is_seen(kind, tmp_path):
+    "What the tests of the verbs compare by would show a BatchNorm left out"
+    learn = trained(kind, tmp_path)
+    before = outputs(learn)
+    m = next(m for m in reversed(list(bn_layers(learn.model).values())))
+    m.forward = noop
+    assert rel_err([before], [outputs(learn)]) > 1e-2
+
+@pytest.mark.parametrize('kind', kinds)
+def test_summary(kind, tmp_path):
+    learn = folded(kind, tmp_path)
+    s = str(learn.summary())
+    n = sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
+    assert 'Identity' in s and ('BatchNorm' in s) == bool(bn_layers(learn.model))
+    assert kind == 'text' or f'Total trainable params: {n:,}' in s
+
+def frozen_pattern(learn): return [[p.requires_grad for p in g if p.dim() > 1] for g in learn.opt.param_lists]
+
+@pytest.mark.parametrize('kind', kinds)
+def test_freezing(kind, tmp_path):
+    "The same parameter groups, and the same weight matrices frozen"
+    learn, seen = trained(kind, tmp_path), []
+    verbs = [lambda: learn.freeze(), lambda: learn.freeze_to(-2), lambda: learn.unfreeze()]
+    for fold in False, True:
+        learn.opt = None
+        if fold: learn.fold_bn()
+        for v in verbs:
+            v()
+            seen.append((len(learn.opt.param_lists), frozen_pattern(learn)))
+    assert seen[:3] == seen[3:]
+    assert kind == 'tabular' or seen[0] != seen[2]  # one group has nothing to freeze
+
+@pytest.mark.parametrize('kind', ['vision', 'text', 'unet'])
+def test_frozen_learner_unfolds_frozen(kind, tmp_path):
+    learn = trained(kind, tmp_path)
+    learn.freeze()
+    s = learner_state(learn)
+    learn.fold_bn()
+    learn.unfreeze()
+    learn.unfold_bn()
+    assert not changed(s, learner_state(learn))
+
+@pytest.mark.parametrize('kind', kinds)
+def test_copy_unfolds_alone(kind, tmp_path):
+    learn = trained(kind, tmp_path)
+    learn.validate()
+    before, n = outputs(learn), len(bn_layers(learn.model))
+    learn.fold_bn()
+    left, c = weights(learn), deepcopy(learn)
+    c.unfold_bn()
+    assert len(bn_layers(c.model)) == n and torch.equal(before, outputs(c))
+    assert weights(learn) == left and len(bn_layers(learn.model)) < n
+    learn.unfold_bn()
+    assert torch.equal(before, outputs(learn))
+
+@pytest.mark.parametrize('kind', kinds)
+def test_pickled_learner_says_it_cannot_unfold(kind, tmp_path):
+    learn = folded(kind, tmp_path)
+    with pytest.raises(FoldError, match='nothing to unfold'): pickle.loads(pickle.dumps(learn)).unfold_bn()
+
+# ---------------------------------------------------------------- no training by accident
+@pytest.mark.parametrize('kind', kinds)
+@pytest.mark.parametrize('verb', TRAIN)
+def test_training_stops_first(kind, verb, tmp_path):
+    learn = folded(kind, tmp_path)
+    s = learner_state(learn)
+    with pytest.raises(FoldError, match=r'unfold_bn\(\)'): getattr(learn, verb)(*([] if verb == 'lr_find' else [3] if verb == 'fit_sgdr' else [1]), **(dict(cycle_len=1) if verb == 'fit_sgdr' else {}))
+    assert not changed(s, learner_state(learn)) and learn.opt is None
+
+@pytest.mark.parametrize('verb', TRAIN)
+def test_trainable(verb, tmp_path):
+    "The deliberate way to train folded weights"
+    learn = folded('vision', tmp_path, trainable=True)
+    w = weights(learn)
+    kw = dict(lr_find=dict(num_it=5, start_lr=1e-4, show_plot=False), fit_sgdr=dict(n_cycles=1, cycle_len=1)).get(verb, {})
+    getattr(learn, verb)(*([] if kw else [1]), **kw)
+    if verb != 'lr_find': assert weights(learn) != w
+    assert not bn_layers(learn.model)
+
+def test_trainable_after_a_fold(tmp_path):
+    learn = folded('vision', tmp_path)
+    learn.fold_bn(trainable=True)
+    learn.fit(1)
+    with pytest.raises(FoldError, match='force=True'): learn.unfold_bn()
+    assert len(bn_layers(learn.unfold_bn(force=True).model)) > 0
+
+# ---------------------------------------------------------------- training goes on
+@pytest.mark.parametrize('kind', kinds)
+@pytest.mark.parametrize('kw', [dict(), dict(validate=True), dict(timeit=True)], ids=lambda o: ''.join(o) or 'plain')
+def test_training_goes_on(kind, kw, tmp_path):
+    "Losses, weights and the optimizer's state to the bit, as if never folded"
+    a, b = trained(kind, tmp_path/'a'), trained(kind, tmp_path/'b')
+    opt, was = b.opt, opt_bits(b.opt)
+    b.fold_bn(**kw)
+    b.get_preds()
+    b.unfold_bn()
+    assert b.opt is opt and opt_bits(b.opt) == was
+    for learn in (a, b):
+        seeded(5)
+        learn.fit(1, 1e-3, reset_opt=False)
+    assert losses(a) == losses(b) and weights(a) == weights(b)
+    assert [[o[1:] for o in g] for g in opt_bits(a.opt)[1]] == [[o[1:] for o in g] for g in opt_bits(b.opt)[1]]
+
+def test_momentum_matters(tmp_path):
+    "The control of the test above: without the optimizer's state the weights differ"
+    a, b = trained('vision', tmp_path/'a'), trained('vision', tmp_path/'b')
+    b.opt.clear_state()
+    for learn in (a, b):
+        seeded(5)
+        learn.fit(1, 1e-3)
+    assert weights(a) != weights(b)
+
+@pytest.mark.parametrize('kind', kinds)
+def test_no_undo(kind, tmp_path):
+    learn = folded(kind, tmp_path, undo=False)
+    outputs(learn)
+    with pytest.raises(FoldError, match='undo=False'): learn.unfold_bn()
+    with pytest.raises(FoldError): learn.fit(1)
+
+def test_no_undo_frees_the_weights(tmp_path):
+    learn = trained('vision', tmp_path)
+    w = weakref.ref(learn.model[0][0][0].weight)
+    learn.fold_bn(undo=False)
+    gc.collect()
+    assert w() is None
+
+def test_undo_keeps_the_weights(tmp_path):
+    learn = trained('vision', tmp_path)
+    w = weakref.ref(learn.model[0][0][0].weight)
+    learn.fold_bn()
+    gc.collect()
+    assert w() is not None
+
+@pytest.mark.parametrize('kw', [dict(validate=True), dict(timeit=True), dict(validate=True, timeit=True)], ids='-'.join)
+@pytest.mark.parametrize('kind', kinds)
+def test_figures_of_the_report(kind, kw, tmp_path):
+    learn = trained(kind, tmp_path)
+    loss = learn.validate()
+    r = learn.fold_bn(**kw)
+    assert bool(r.valid) == ('validate' in kw) and (r.times is not None) == ('timeit' in kw)
+    for (_, b, a), l in zip(r.valid, loss): assert b == pytest.approx(l) and a == pytest.approx(l, rel=1e-3, abs=1e-5)
+
+# ---------------------------------------------------------------- BNFoldCallback
+class Breaks(Callback):
+    "Raises in a batch of an epoch"
+    def __init__(self, exc, epoch=0): self.exc, self.at = exc, epoch
+    def after_batch(self):
+        if self.training and self.epoch == self.at: raise self.exc
+
+def test_callback_folds(tmp_path):
+    learn, cb = trained('vision', tmp_path), BNFoldCallback()
+    learn.fit(1, cbs=cb)
+    assert not bn_layers(learn.model) and cb.report.bn_after == 0
+
+def test_callback_leaves_validate_alone(tmp_path):
+    learn = trained('vision', tmp_path)
+    learn.add_cb(BNFoldCallback())
+    learn.validate(); learn.get_preds()
+    assert bn_layers(learn.model)
+
+def test_callback_folds_the_best_weights(tmp_path):
+    "As `SaveModelCallback` leaves them, and the checkpoint is the unfolded one"
+    a, b = trained('vision', tmp_path/'a'), trained('vision', tmp_path/'b')
+    for learn, cbs in (a, []), (b, [BNFoldCallback(validate=True)]):
+        seeded(3)
+        learn.fit(3, 3e-2, cbs=[SaveModelCallback(), *cbs])
+    was, kept = (torch.load(o.path/'models/model.pth') for o in (a, b))
+    assert set(was) == set(kept) and all(torch.equal(was[k], kept[k]) for k in was)
+    assert bn_layers(a.model) and not bn_layers(b.model)
+    assert rel_err([outputs(a)], [outputs(b)]) < CLOSE
+
+def test_callback_and_early_stopping(tmp_path):
+    learn, cb = trained('vision', tmp_path), BNFoldCallback()
+    learn.fit(9, 0., cbs=[EarlyStoppingCallback(min_delta=9., patience=2), cb])
+    assert learn.epoch == 2 and not bn_layers(learn.model)
+
+@pytest.mark.parametrize('exc', [CancelFitException, ValueError, KeyboardInterrupt, torch.OutOfMemoryError], ids=lambda o: o.__name__)
+def test_callback_after_a_fit_that_did_not_end(exc, tmp_path):
+    learn, n = trained('vision', tmp_path), 11
+    def fit():
+        try: learn.fit(2, cbs=[Breaks(exc('stop')), BNFoldCallback()])
+        except exc: pass
+    fit()
+    assert len(bn_layers(learn.model)) == n
+    learn.fit(1, cbs=BNFoldCallback())
+    assert not bn_layers(learn.model)
+
+def test_callback_and_mixed_precision(tmp_path):
+    learn = trained('vision', tmp_path).to_fp16()
+    learn.fit(1, cbs=BNFoldCallback())
+    assert not bn_layers(learn.model) and {p.dtype for p in learn.model.parameters()} == {torch.float32}
+    assert outputs(learn).isfinite().all()
+
+def test_callback_and_fine_tune(tmp_path):
+    "Once, at the end"
+    learn, cb = trained('vision', tmp_path), BNFoldCallback()
+    learn.fine_tune(1, cbs=cb)
+    assert not bn_layers(learn.model) and cb.report.bn_before == 11
+
+def test_callback_of_the_learner_and_fine_tune(tmp_path):
+    learn = trained('vision', tmp_path)
+    learn.add_cb(BNFoldCallback())
+    learn.fine_tune(1)
+    assert not bn_layers(learn.model)
+
+def test_callback_and_lr_find(tmp_path):
+    learn = trained('vision', tmp_path)
+    learn.add_cb(BNFoldCallback())
+    learn.lr_find(num_it=3, show_plot=False)
+    assert len(bn_layers(learn.model)) == 11
+
+def test_callback_keeps_the_log(tmp_path):
+    learn = trained('vision', tmp_path)
+    learn.fit(2, cbs=[CSVLogger(), BNFoldCallback(validate=True)])
+    assert len((tmp_path/'history.csv').read_text().splitlines()) == 3 and len(learn.recorder.losses) == 4
+
+def test_copied_callback_folds_its_own_learner(tmp_path):
+    learn = trained('vision', tmp_path)
+    learn.add_cb(BNFoldCallback())
+    c = deepcopy(learn)
+    c.fit(1)
+    assert not bn_layers(c.model) and bn_layers(learn.model)
+
+# ---------------------------------------------------------------- checkpoints
+@pytest.mark.parametrize('kind', kinds)
+def test_folded_weights_load_into_a_fresh_folded_learner(kind, tmp_path):
+    a, b = folded(kind, tmp_path), trained(kind, tmp_path, epochs=2)
+    assert rel_err([outputs(a)], [outputs(b)]) > CLOSE
+    a.save('folded')
+    b.fold_bn()
+    b.load('folded')
+    assert torch.equal(outputs(a), outputs(b))
+    with pytest.raises(FoldError, match='changed since the fold'): b.unfold_bn()
+
+@pytest.mark.parametrize('strict', [True, False])
+@pytest.mark.parametrize('kind', kinds)
+@pytest.mark.parametrize('way', ['unfolded into folded', 'folded into unfolded'])
+def test_mismatched_checkpoint(way, kind, strict, tmp_path):
+    "One message that says what to do, and nothing is copied"
+    a, b = trained(kind, tmp_path), trained(kind, tmp_path, epochs=2)
+    (b if way == 'unfolded into folded' else a).fold_bn()
+    a.save('w')
+    s = snapshot(b.model)
+    with pytest.raises(FoldError, match=r'unfold_bn\(\)' if way == 'unfolded into folded' else r'fold_bn\(\)'): b.load('w', strict=strict)
+    assert not changed(s, snapshot(b.model))
+
+def test_checkpoint_of_another_architecture(tmp_path):
+    "Nothing is folded here: torch's own message is the right one"
+    trained('vision', tmp_path).save('vision')
+    with pytest.raises(RuntimeError) as e: quiet(kinds['tabular'](tmp_path)).load('vision')
+    assert not isinstance(e.value, FoldError)
+
+# ---------------------------------------------------------------- inputs and records
+def test_plan_leaves_flat_weights(tmp_path):
+    learn = trained('text', tmp_path)
+    rnn = learn.model[0].module.rnns[0].module
+    learn.validate()
+    was = [id(o) for o in rnn._flat_weights]
+    learn.fold_plan()
+    assert [id(o) for o in rnn._flat_weights] == was and rnn._flat_weights[1] is rnn.weight_hh_l0
+
+def test_model_gets_plain_tensors(tmp_path):
+    "A Learner's model gets `Tensor`, not `TensorImage`"
+    learn, seen = trained('vision', tmp_path), []
+    h = learn.model[0][0].register_forward_pre_hook(lambda m, i: seen.append(type(i[0])))
+    learn.fold_plan()
+    h.remove()
+    assert seen == [torch.Tensor]
+
+def test_validate_without_data(tmp_path):
+    learn = trained('vision', tmp_path)
+    items = learn.dls.valid.items
+    learn.export('e.pkl')
+    learn = load_learner(tmp_path/'e.pkl')
+    with pytest.raises(FoldError, match='data'): learn.fold_bn(dl=learn.dls.test_dl(items), validate=True)
+    with pytest.raises(FoldError, match='no data'): learn.fold_bn()
+    assert learn.fold_bn(dl=learn.dls.test_dl(items)).bn_after == 0
