@@ -80,13 +80,16 @@ def absorb(
     transposed:bool=False # A transposed convolution
 )->tuple[Tensor,Tensor]: # Weight and bias, in float64 on the CPU
     "Weight and bias of the layer that does `post(layer(pre(x)))`"
-    g = grouped(w.detach().to('cpu', torch.float64), groups, transposed)
+    g = grouped(w.detach().to('cpu', torch.float64, copy=True), groups, transposed) # ours alone: the rest is done in place
     b = g.new_zeros(g.shape[0]*g.shape[1]) if b is None else b.detach().to('cpu', torch.float64)
     k = (1,)*(g.dim()-3)
     if pre is not None:
-        b = b + (g*pre.t.view(groups,1,-1,*k)).flatten(2).sum(2).flatten()
-        g = g*pre.s.view(groups,1,-1,*k)
-    if post is not None: g,b = g*post.s.view(groups,-1,1,*k), post.s*b + post.t
+        taps = g.flatten(3).sum(3) if k else g
+        b = b + (taps @ pre.t.view(groups,-1,1)).flatten()
+        g.mul_(pre.s.view(groups,1,-1,*k))
+    if post is not None:
+        g.mul_(post.s.view(groups,-1,1,*k))
+        b = post.s*b + post.t
     return ungrouped(g, transposed), b
 
 # %% ../nbs/00_affine.ipynb #517eb54f
@@ -110,7 +113,8 @@ def round_to(
     like:Tensor # Gives dtype and device, and the memory format if the shapes are the same
 )->Tensor: # As `like`
     "Round `x` once to the dtype and device of `like`; OverflowError where it does not fit"
-    y = x.to(like.dtype)
-    if not y.isfinite().all(): raise OverflowError(f"a folded weight of {x.abs().max():.3g} does not fit {like.dtype}")
-    if like.dtype in (torch.float32, torch.float64): y = y.masked_fill(y.abs() < torch.finfo(like.dtype).smallest_normal, 0)
-    return torch.empty_like(like.detach()).copy_(y) if y.shape==like.shape else y.to(like.device).contiguous()
+    y = torch.empty_like(like.detach()) if x.shape==like.shape else like.new_empty(x.shape)
+    y.copy_(x)
+    lo,hi = torch.aminmax(y) if y.numel() else (y.sum(),y.sum())
+    if not (lo.isfinite() and hi.isfinite()): raise OverflowError(f"a folded weight of {x.abs().max():.3g} does not fit {like.dtype}")
+    return torch.nn.functional.hardshrink(y, torch.finfo(y.dtype).smallest_normal) if y.dtype in (torch.float32, torch.float64) else y
