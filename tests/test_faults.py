@@ -56,7 +56,7 @@ def folds(learn, before):
 def test_fault_at_each_step(learn, exc):
     s, before = learner_state(learn), outputs(learn)
     s = learner_state(learn)
-    for name, n, after in POINTS:
+    for name, n, after in POINTS[EXCS.index(exc)::2]:  # the three overlap: each step meets at least one kind
         kw = dict(validate=True) if name == 'metrics' else dict(timeit=True) if name in ('copy', 'times') else {}
         with pytest.MonkeyPatch.context() as mp:
             at = At(mp, *STEPS[name], exc, n, after)
@@ -76,7 +76,7 @@ def test_fault_at_each_change(learn, exc):
         learn.unfold_bn()
     assert at.count > 4
     for i in range(1, at.count+1):
-        for after in False, True:
+        for after in [(i+EXCS.index(exc))%2 == 0]:
             with pytest.MonkeyPatch.context() as mp:
                 At(mp, F_.Change, 'do', exc, i, after)
                 with pytest.raises(exc, match='injected'): learn.fold_bn()
@@ -297,7 +297,7 @@ def test_no_batch():
 def test_wrong_batch():
     m = real_net()
     s = snapshot(m)
-    with pytest.raises(FoldError, match=r'cannot run on this batch \(\(2, 5\)'): BNFolder(m).fold(torch.randn(2, 5))
+    with pytest.raises(FoldError, match=r'cannot run on this batch \(\(2, 5\)'): BNFolder(m).fold(torch.zeros(2, 5))
     assert not changed(s, snapshot(m))
 
 # ---------------------------------------------------------------- forwards that are not the same twice
