@@ -99,13 +99,19 @@ def check_out(model, out, force):
     if os.path.lexists(out) and not force: raise Stop(f'{out} exists; replace it with --force, or choose another --out')
 
 # %% ../nbs/07_cli.ipynb #bef3539d
+def _load(model):
+    import torch
+    from fastai.learner import load_learner
+    try: return load_learner(model)
+    except UnboundLocalError: return torch.load(model, map_location='cpu', weights_only=False) # fastai loses an ImportError: this raises it
+
 def load(
     model:Path # Made by `learn.export()`; code in it is run
 ): # A Learner on the CPU, or Stop
     "The exported Learner"
-    from fastai.basics import Learner, load_learner # here, so that `--help` and usage errors come at once
-    try: learn = load_learner(model)
-    except ModuleNotFoundError as e: raise Stop(f'{model} needs a module that is not found ({e}); install it, or set PYTHONPATH to the folder that it is in') from e
+    from fastai.learner import Learner # here, so that `--help` and usage errors come at once
+    try: learn = _load(model)
+    except ImportError as e: raise Stop(f'{model} needs a module that is not found ({e}); install it, or set PYTHONPATH to the folder that it is in') from e
     except Exception as e: raise Stop(f'{model} does not load as an exported Learner ({_cause(e)}); pass a file made by `learn.export()` with a version of fastai like this one') from e
     if not isinstance(learn, Learner): raise Stop(f'{model} holds a {type(learn).__name__}, not a Learner; pass a file made by `learn.export()`')
     return learn

@@ -1,0 +1,230 @@
+"The command line: every kind of export, what it writes and what it leaves alone, and how each error ends."
+import os, shutil, subprocess, sys, types, warnings
+from functools import partial
+from pathlib import Path
+import pytest, torch
+from fastai.learner import Learner, load_learner
+from fastai_bnfold import learner
+from fastai_bnfold.cli import DONE, REFUSED, STOPPED, UNWRITTEN, USAGE, bnfold
+from learners import bn_layers, kinds, table, texts, trained
+
+given = dict(vision=['pics/cat/0.png', 'pics/dog/1.png'], unet=['pics/cat/0.png'], text=list(texts().text[:3]),
+             tabular=['job:cook,town:Oslo,age:40,pay:,size:-3.5'])
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A folder with `<kind>.pkl` for each kind, and the pictures"
+    path = tmp_path_factory.mktemp("exports")
+    for kind in kinds: trained(kind, path).export(path/f"{kind}.pkl")
+    table().to_csv(path/"rows.csv", index=False)
+    return path
+
+@pytest.fixture
+def here(made, tmp_path, monkeypatch):
+    "A copy of that folder to work in"
+    shutil.copytree(made, tmp_path/"here")
+    monkeypatch.chdir(tmp_path/"here")
+    return tmp_path/"here"
+
+def loaded(f):
+    "An export, without fastai's warning about pickle"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_learner(f)
+
+def contents(path="."): return {str(o): o.read_bytes() for o in Path(path).rglob("*") if o.is_file()}
+
+def call(model, *args, items=("pics/cat/0.png",)): return bnfold([str(model), *[o for i in items for o in ("--item", i)], *map(str, args)])
+
+def preds(f, items):
+    "Probabilities that the export `f` gives for `items`"
+    learn = loaded(f)
+    with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=learn.dls.test_dl(items, num_workers=0))[0]
+
+def for_preds(kind): return dict(tabular=lambda: table().drop(columns="class")).get(kind, lambda: given[kind])()
+
+def paths(kind, items): return [Path(o) for o in items] if kind in ("vision", "unet") else items
+
+def fails(capsys, before, code, got, *says):
+    "Exit code `code`, one line on stderr that says all of `says`, nothing on stdout, no file changed"
+    out, err = capsys.readouterr()
+    assert got == code and out == ""
+    assert err.startswith("bnfold: error: ") and err.count("\n") == 1 and "Traceback" not in err
+    for o in says: assert o in err
+    assert contents() == before
+
+# ---------------------------------------------------------------- done
+@pytest.mark.parametrize("kind", kinds)
+def test_folds(here, kind, capsys):
+    before = contents()
+    assert call(f"{kind}.pkl", items=given[kind]) == DONE
+    out, err = capsys.readouterr()
+    assert "BatchNorm layers" in out and f"wrote {kind}_folded.pkl" in out and err == ""
+    after = contents()
+    assert after.pop(f"{kind}_folded.pkl") and after == before
+    n, m = (len(bn_layers(loaded(f).model)) for f in (f"{kind}.pkl", f"{kind}_folded.pkl"))
+    assert m < n
+    a, b = (preds(f, paths(kind, for_preds(kind))) for f in (f"{kind}.pkl", f"{kind}_folded.pkl"))
+    assert torch.allclose(a, b, atol=1e-5)
+    assert os.stat(f"{kind}_folded.pkl").st_size <= os.stat(f"{kind}.pkl").st_size
+
+def test_comparison_can_fail(here):
+    "Without its BatchNorms, not folded, the same export predicts something else"
+    learn = loaded("vision.pkl")
+    for n in bn_layers(learn.model): learn.model.set_submodule(n, torch.nn.Identity())
+    learn.export(here/"without.pkl")
+    a, b = (preds(f, paths("vision", given["vision"])) for f in ("vision.pkl", "without.pkl"))
+    assert not torch.allclose(a, b, atol=1e-5)
+
+@pytest.mark.parametrize("kind", ["vision", "tabular"])
+def test_plan_writes_nothing(here, kind, capsys):
+    before = contents()
+    assert call(f"{kind}.pkl", "--plan", items=given[kind]) == DONE
+    assert "folds into" in capsys.readouterr().out
+    assert contents() == before
+
+def test_csv_file(here): assert call("tabular.pkl", items=["rows.csv", *given["tabular"]]) == DONE and Path("tabular_folded.pkl").exists()
+
+def test_many_items(here): assert call("vision.pkl", items=given["vision"]*10) == DONE
+
+def test_out_force_and_times(here, capsys, monkeypatch):
+    monkeypatch.setattr(learner, "bench", partial(learner.bench, n=6))
+    Path("deep").mkdir()
+    assert call("vision.pkl", "--out", "deep/a.pkl", "--timeit") == DONE
+    assert "one item, ms" in capsys.readouterr().out and not Path("vision_folded.pkl").exists()
+    Path("deep/a.pkl").write_text("old")
+    assert call("vision.pkl", "--out", "deep/a.pkl", "--force") == DONE
+    assert isinstance(loaded("deep/a.pkl"), Learner) and os.listdir("deep") == ["a.pkl"]
+
+def test_nothing_to_fold(here, capsys):
+    assert call("vision.pkl") == DONE and call("vision_folded.pkl") == DONE
+    assert Path("vision_folded_folded.pkl").exists()
+
+def test_permissions(here):
+    os.chmod("vision.pkl", 0o640)
+    assert call("vision.pkl") == DONE and os.stat("vision_folded.pkl").st_mode & 0o777 == 0o640
+
+def test_loads_without_this_library(here):
+    "As an installed command; then in a process that cannot import fastai_bnfold"
+    exe = Path(sys.executable).with_name("bnfold")
+    cmd = [str(exe)] if exe.exists() else [sys.executable, "-c", "import sys; from fastai_bnfold.cli import bnfold; sys.exit(bnfold())"]
+    res = subprocess.run([*cmd, "vision.pkl", "--item", "pics/cat/0.png"], capture_output=True, text=True)
+    assert res.returncode == 0 and "wrote vision_folded.pkl" in res.stdout and res.stderr == ""
+    code = ("import sys; sys.modules['fastai_bnfold'] = None\nimport warnings; warnings.filterwarnings('ignore')\n"
+            "from fastai.vision.all import *\nlearn = load_learner('vision_folded.pkl')\n"
+            "with learn.no_bar(), learn.no_logging(): print(*learn.predict(Path('pics/cat/0.png'))[2].tolist())")
+    res = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    there = torch.tensor([float(o) for o in res.stdout.split()[-2:]])
+    assert torch.allclose(there, preds("vision.pkl", [Path("pics/cat/0.png")])[0], atol=1e-5)
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as e: bnfold(["--help"])
+    out = capsys.readouterr().out
+    assert e.value.code == 0
+    for o in ("--item", "--plan", "--out", "--force", "--timeit", "exit codes", "runs code", "column:value", "examples"): assert o in out
+
+def test_help_is_quick():
+    "Neither torch nor fastai is imported for it"
+    code = "import sys\nfrom fastai_bnfold.cli import bnfold\nbnfold(['no.pkl', '--item', 'a'])\nprint([o for o in ('torch', 'fastai', 'pandas') if o in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+# ---------------------------------------------------------------- errors
+@pytest.mark.parametrize("args, says", [
+    ([], ["MODEL.pkl", "--help"]),
+    (["vision.pkl"], ["no item given", "--item cat.jpg"]),
+    (["vision.pkl", "--item"], ["--item", "--help"]),
+    (["vision.pkl", "--itm", "a"], ["--itm", "--help"]),
+    (["no.pkl", "--item", "a"], ["no.pkl: no such file", "learn.export()"]),
+    (["pics", "--item", "a"], ["pics is not a file"]),
+    (["vision.pkl", "--item", "a", "--plan", "--out", "b"], ["leave out --out"]),
+    (["vision.pkl", "--item", "a", "--out", "no/b.pkl"], ["no folder no", "--out"]),
+    (["vision.pkl", "--item", "a", "--out", "pics"], ["pics is a folder"]),
+    (["rows.csv", "--item", "a"], ["rows.csv does not load", "learn.export()"]),
+    (["vision.pkl", "--item", "a.png"], ["item 'a.png': no such file"]),
+    (["vision.pkl", "--item", "pics"], ["item 'pics': no such file"]),
+    (["vision.pkl", "--item", "pics/cat/0.png", "--item", "rows.csv"], ["item 'rows.csv' cannot be read", "learn.predict"]),
+    (["tabular.pkl", "--item", "pics/cat/0.png"], ["cannot be read as CSV"]),
+    (["tabular.pkl", "--item", "cook"], ["'cook' is neither", "column:value"]),
+    (["tabular.pkl", "--item", "job:cook"], ["no column town, age, pay, size", "needs job, town, age, pay, size"]),
+    (["tabular.pkl", "--item", "job:cook,town:Oslo,age:old,pay:,size:2"], ["column age has 'old'", "number"]),
+    (["tabular.pkl", "--item", "job:cook,town:Oslo,age:,pay:,size:2"], ["nan values in `age`"]),
+], ids=lambda o: " ".join(o) if o and "-" in " ".join(o) else "")
+def test_usage_and_input(here, capsys, args, says):
+    before = contents()
+    fails(capsys, before, USAGE, bnfold(args), *says)
+
+def test_not_a_learner(here, capsys):
+    learn = loaded("vision.pkl")
+    torch.save(learn.model.state_dict(), "weights.pkl"); torch.save(learn.dls, "dls.pkl")
+    Path("empty.pkl").touch(); Path("cut.pkl").write_bytes(Path("vision.pkl").read_bytes()[:9000])
+    capsys.readouterr()
+    for f in ("weights", "dls", "empty", "cut"): fails(capsys, contents(), USAGE, call(f"{f}.pkl"), f"{f}.pkl", "Learner", "learn.export()")
+
+def test_module_not_found(here, capsys, monkeypatch):
+    mod = types.ModuleType("mymodel")
+    exec("from torch import nn\nclass Net(nn.Linear): pass", vars(mod))
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, "mymodel", mod)
+        torch.save(mod.Net(1, 1), "mine.pkl")
+    fails(capsys, contents(), USAGE, call("mine.pkl"), "'mymodel'", "PYTHONPATH")
+
+def test_csv_without_rows(here, capsys):
+    Path("none.csv").write_text("job,town,age,pay,size\n")
+    fails(capsys, contents(), USAGE, call("tabular.pkl", items=["none.csv"]), "no row")
+
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
+@pytest.mark.parametrize("link", [None, "symbolic", "hard", "model"])
+def test_never_its_input(here, capsys, link, force):
+    model, out = "vision.pkl", "vision.pkl"
+    if link == "symbolic": os.symlink("vision.pkl", out := "out.pkl")
+    if link == "hard": os.link("vision.pkl", out := "out.pkl")
+    if link == "model": os.symlink("vision.pkl", model := "model.pkl")
+    fails(capsys, contents(), USAGE, call(model, "--out", out, *force), "is the model itself", "another --out")
+
+def test_default_name_may_be_the_input(here, capsys):
+    os.symlink("vision.pkl", "vision_folded.pkl")
+    fails(capsys, contents(), USAGE, call("vision.pkl", "--force"), "is the model itself")
+
+def test_existing_file(here, capsys):
+    Path("vision_folded.pkl").write_text("mine")
+    fails(capsys, contents(), USAGE, call("vision.pkl"), "vision_folded.pkl exists", "--force")
+    os.symlink("nowhere", "dangling.pkl")
+    fails(capsys, contents(), USAGE, call("vision.pkl", "--out", "dangling.pkl"), "exists")
+
+def test_force_replaces_a_link_not_what_it_leads_to(here):
+    Path("other").write_text("mine"); os.symlink("other", "out.pkl")
+    assert call("vision.pkl", "--out", "out.pkl", "--force") == DONE
+    assert Path("other").read_text() == "mine" and not Path("out.pkl").is_symlink()
+
+def test_refused(here, capsys):
+    learn = loaded("vision.pkl")
+    with torch.no_grad(): next(learn.model.parameters()).view(-1)[0] = float("nan")
+    learn.export(here/"bad.pkl")
+    before = contents()
+    fails(capsys, before, REFUSED, call("bad.pkl"), "bad.pkl is not folded", "nan")
+
+# ---------------------------------------------------------------- faults while writing
+def breaks(monkeypatch, error, at=Learner, name="export"):
+    "Let `at.name` write half a file, then raise `error`"
+    def f(*args, **kwargs):
+        for o in args:
+            if str(o).endswith(".part"): Path(o).write_bytes(b"half")
+        raise error
+    monkeypatch.setattr(at, name, f)
+
+@pytest.mark.parametrize("at, name", [(Learner, "export"), (os, "replace"), (shutil, "copymode")], ids=lambda o: o if isinstance(o, str) else "")
+@pytest.mark.parametrize("error, code, says", [(OSError("No space left on device"), UNWRITTEN, "No space left"), (MemoryError(), UNWRITTEN, "MemoryError"),
+                                               (KeyboardInterrupt(), STOPPED, "interrupted")], ids=["disk", "memory", "interrupt"])
+def test_whole_or_nothing(here, capsys, monkeypatch, at, name, error, code, says):
+    Path("vision_folded.pkl").write_text("old")
+    before = contents()
+    breaks(monkeypatch, error, at, name)
+    fails(capsys, before, code, call("vision.pkl", "--force"), says)
+
+def test_file_that_appears_meanwhile(here, capsys, monkeypatch):
+    export = Learner.export
+    def f(self, fname): export(self, fname); Path("vision_folded.pkl").write_text("other's")
+    monkeypatch.setattr(Learner, "export", f)
+    before = contents()
+    fails(capsys, {**before, "vision_folded.pkl": b"other's"}, USAGE, call("vision.pkl"), "exists")
