@@ -24,6 +24,7 @@ except ModuleNotFoundError: pass
 import torch
 torch.set_num_threads(1)
 from fastai.learner import load_learner
+import fastai.callback.progress  # `no_bar`
 jobs = pickle.load(open(sys.argv[1], 'rb'))
 res = {}
 for name, (file, item, items) in jobs.items():
