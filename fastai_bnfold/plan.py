@@ -6,14 +6,14 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/plan.html.md"""
 
 # %% auto #0
 __all__ = ['BN', 'ABSORBERS', 'FILL', 'IDENT', 'FIRST', 'RULES', 'SLICERS', 'FoldError', 'FoldEntry', 'FoldPlan', 'as_text',
-           'as_html', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'Stop', 'AtBN', 'bind', 'Graph',
-           'code', 'cls_name', 'where', 'strides', 'Absorber', 'pads_zeros', 'absorber', 'is_transposed', 'bn_absorber',
-           'in_axis', 'out_axis', 'channel_numbers', 'compact', 'uniform', 'squash', 'feature_labels', 'move', 'same',
-           'dropout', 'mean', 'pool', 'avg_pool', 'upsample', 'largest', 'pad', 'extreme', 'End', 'Flow', 'carried',
-           'sources', 'Move', 'affine_of', 'spread', 'channel_of', 'plainly_reached', 'backward', 'need_bias',
-           'precise', 'give_back', 'arrivals', 'add_pre', 'forward', 'still', 'find', 'straight', 'same_fate', 'origin',
-           'beside', 'aside', 'terms', 'through_sum', 'Share', 'apply', 'decide', 'try_ways', 'check_statistics',
-           'make_plan']
+           'as_html', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'Stop', 'Undoes', 'AtBN',
+           'bind', 'Graph', 'code', 'cls_name', 'where', 'strides', 'Absorber', 'pads_zeros', 'absorber',
+           'is_transposed', 'bn_absorber', 'in_axis', 'out_axis', 'channel_numbers', 'compact', 'uniform', 'squash',
+           'feature_labels', 'move', 'same', 'dropout', 'mean', 'pool', 'avg_pool', 'upsample', 'largest', 'pad',
+           'extreme', 'End', 'Flow', 'carried', 'sources', 'Move', 'affine_of', 'spread', 'channel_of',
+           'plainly_reached', 'backward', 'need_bias', 'precise', 'give_back', 'arrivals', 'add_pre', 'forward',
+           'still', 'find', 'straight', 'same_fate', 'origin', 'beside', 'aside', 'terms', 'through_sum', 'Share',
+           'apply', 'decide', 'try_ways', 'check_statistics', 'make_plan']
 
 # %% ../nbs/02_plan.ipynb #55edf2ff
 import dis, heapq, html
@@ -125,6 +125,9 @@ def layer_affine(m:nn.Module)->Affine:
 # %% ../nbs/02_plan.ipynb #2bf6648f
 class Stop(Exception):
     "The map cannot travel on; says why"
+
+class Undoes(Stop):
+    "What stops it are other readers, which could undo the map"
 
 class AtBN(Stop):
     "What stops it is another BatchNorm, which could absorb it as a last resort"
@@ -635,8 +638,8 @@ def plainly_reached(g, v):
     return g.reached[key]
 
 # %% ../nbs/02_plan.ipynb #84100a47
-def backward(g, p, into_bn=False):
-    "Fold layer `p` into all the layers its input comes from"
+def backward(g, p, into_bn=False, undo=False):
+    "Fold layer `p` into all the layers its input comes from; with `undo`, other readers of theirs may undo the map"
     calls,own = g.layers[p],{}
     for i in calls: own.update(sources(g, g.calls[i].reads[0]))
     if own.pop(p, None) or any(o.bn for o in own.values()) and not into_bn: raise AtBN(f"{_first_bn(g, own, p)} is the previous layer")
@@ -656,7 +659,7 @@ def backward(g, p, into_bn=False):
     for labels,c in f.nonneg:
         k = labels[labels>=FIRST]-FIRST
         if (a.s[chan[k][chan[k]>=0]]<0).any(): raise Stop(f"{where(g, g.calls.index(c))} between it and the previous layer, and a scale is negative")
-    give_back(g, move, p, [e for e in f.ends if e.call not in calls and touched(compact(e.lab).unique().long())], chan, a)
+    give_back(g, move, p, f, [e for e in f.ends if e.call not in calls and touched(compact(e.lab).unique().long())], chan, a, undo)
     for o in own.values():
         k = chan[first[o.path]:first[o.path]+o.n_out]
         if (k>=0).any(): move.post[o.path] = (o, need_bias(g, o, spread(a, k, 0)))
@@ -687,13 +690,14 @@ def precise(g, p, *ratios):
 def _mean_in_stds(m): return m.running_mean.detach().double().cpu()/(m.running_var.detach().double().cpu()+m.eps).sqrt()
 
 # %% ../nbs/02_plan.ipynb #ca0b2461
-def give_back(g, move, p, ends, chan, a):
+def give_back(g, move, p, f, ends, chan, a, undo):
     "Let the other readers of what changes undo map `a`, whose channel for each label is in `chan`"
     for e in ends:
         if e.to is None: raise Stop(f"the previous layer's output {e.reason}" if e.call is None else
                                     f"the previous layer's output also feeds {where(g, e.call)}" if e.reason is None or e.reason.endswith('between') else f"the previous layer's output also feeds {where(g, e.call)} ({e.reason})")
     if not ends: return
-    for i in g.layers[p]: still(g, i, max(e.call for e in ends))
+    if not undo: raise Undoes("the previous layer's output also feeds "+where(g, ends[0].call))
+    for i in g.layers[p]: still(g, i, f)
     if (a.s==0).any(): raise Stop(f"the previous layer's output also feeds {where(g, ends[0].call)}, which cannot undo a scale of zero")
     precise(g, p, _mean_in_stds(g.mods[p]), a.t/a.s/(g.mods[p].running_var.double().cpu()+g.mods[p].eps).sqrt())
     inv = inverse(a)
@@ -740,7 +744,7 @@ def forward(g, p, into_bn=False):
     move = Move(p)
     for o,labels,fill,c in arrivals(g, f.ends): add_pre(g, move, o, spread(a, labels), fill, c)
     same_fate(g, calls+[j for o,_ in move.pre.values() for j in o.calls])
-    for i in calls: still(g, i, max(e.call for e in f.ends))
+    for i in calls: still(g, i, f)
     return move
 
 def _check_end(g, p, f, e, into_bn):
@@ -755,11 +759,12 @@ def _check_end(g, p, f, e, into_bn):
     raise Stop(f"{where(g, e.call)} between it and the next layer{extra}" if alone else f"its output also feeds {where(g, e.call)}{extra}")
 
 # %% ../nbs/02_plan.ipynb #8e95fd59
-def still(g, i, last):
-    "Stop if the memory that the BatchNorm of call `i` reads is written before call `last`"
-    root = find(g, g.rec.values[g.calls[i].reads[0]].store)
+def still(g, i, f=None, last=None):
+    "Stop if the memory that the BatchNorm of call `i` reads is written while flow `f` still needs it, or before call `last`"
+    mem = {find(g, g.rec.values[v].store) for v in (g.calls[i].reads[0], g.calls[i].writes[0])}
+    if f is not None: last = max((j for v in f.labs if find(g, g.rec.values[v].store) in mem for j in g.readers.get(v, [])), default=i)
     for store,writers in g.rec.store_writes.items():
-        if find(g, store) in (root, find(g, g.rec.values[g.calls[i].writes[0]].store)):
+        if find(g, store) in mem:
             for w in writers:
                 if i<w<last: raise Stop(f"{where(g, w)} writes into its input while its output is still needed")
 
@@ -853,7 +858,7 @@ def aside(g, p, into_bn=False):
         if _value(other)!=g.calls[i].writes[0]: found = beside(g, other, x, osign)
     o,osign,at = found
     a = affine_of(g, p)
-    same_fate(g, [i,at,j]); still(g, i, j)
+    same_fate(g, [i,at,j]); still(g, i, last=j)
     return Move(p, tap={o.path:(o, need_bias(g, o, Affine(sign*osign*(a.s-1), sign*osign*a.t)))})
 
 # %% ../nbs/02_plan.ipynb #2cfe43d2
@@ -933,11 +938,14 @@ def decide(g):
     return into,{p:'; '.join(dict.fromkeys(map(str, es[:2]))) for p,es in reasons.items() if es}
 
 def try_ways(g, p, into_bn):
-    "The first way that layer `p` can go, or what stopped each of them"
+    "The first way that layer `p` can go, or what stopped each of them; to let others undo its map is the last resort"
     why = []
     for way in (backward, forward, aside, through_sum):
         try: return way(g, p, into_bn),None
         except Stop as e: why.append(e)
+    if isinstance(why[0], Undoes):
+        try: return backward(g, p, into_bn, undo=True),None
+        except Stop as e: why[0] = e
     return None,why
 
 # %% ../nbs/02_plan.ipynb #df28a921
