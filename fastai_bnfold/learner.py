@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import *
+from fastai.text.learner import TextLearner
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 from .plan import FoldError, FoldPlan
 from .report import FoldReport
@@ -170,15 +171,18 @@ def _check_keys(model, state, *args):
     if _only_bn_differs(got, have): raise FoldError("the checkpoint is of an unfolded model and this one is folded: call `learn.unfold_bn()`, load, then `learn.fold_bn()`")
     if _only_bn_differs(have, got): raise FoldError("the checkpoint is of a folded model and this one is not: call `learn.fold_bn()` first, then load")
 
-_load = getattr(Learner.load, '__wrapped__', Learner.load)
+def _checks_keys(f):
+    "Let method `f`, which loads a checkpoint, compare the keys first"
+    @functools.wraps(f)
+    def _f(self, *args, **kwargs):
+        h = get_model(self.model).register_load_state_dict_pre_hook(_check_keys)
+        try: return f(self, *args, **kwargs)
+        finally: h.remove()
+    _f.checks_keys = True
+    return _f
 
-@patch
-@functools.wraps(_load)
-def load(self:Learner, *args, **kwargs):
-    "Load as fastai does; a checkpoint of a folded model into an unfolded one, or the other way, is refused before anything is copied"
-    h = get_model(self.model).register_load_state_dict_pre_hook(_check_keys)
-    try: return _load(self, *args, **kwargs)
-    finally: h.remove()
+for _c in (Learner, TextLearner):
+    if not hasattr(_c.load, 'checks_keys'): _c.load = _checks_keys(_c.load)
 
 # %% ../nbs/05_learner.ipynb #79922b83
 class BNFoldCallback(Callback):

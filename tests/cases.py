@@ -86,6 +86,15 @@ def positive(model, *bns):
     return model
 
 
+def negative(model, b):
+    "The first scale negative: a maximum becomes a minimum"
+    randomize_bn(model, zero=0.)
+    m = model.get_submodule(b)
+    m.weight.data[0] = -abs(m.weight.data[0]) - 0.1
+    model.as_is = True
+    return model
+
+
 def centred(model, *bns):
     "No shift in these layers: beta = mean = 0"
     randomize_bn(model, zero=0.)
@@ -338,7 +347,7 @@ def through_functional_max_pool(): return positive(Fn(lambda s, x: s.bn(F.max_po
 
 
 @case(bn=('max', 'negative'))
-def max_pool_negative(): return between(nn.MaxPool2d(2)), img()
+def max_pool_negative(): return negative(between(nn.MaxPool2d(2)), 'bn'), img()
 
 
 @case(may='bn')
@@ -472,7 +481,7 @@ def bn_before_concat_pooling():
 def relu_between(): return between(nn.ReLU(inplace=True)), img()
 
 
-@case(bn=('add', '+'))
+@case(may='bn')
 def add_between(): return Fn(lambda s, x: F.relu(s.bn(s.a(x) + s.b(x))), a=conv(), b=conv(), bn=bn()), img()
 
 
@@ -587,7 +596,7 @@ def scripted_function_reads(): return Fn(lambda s, x: F.relu(s.bn(y)) + scripted
 def scripted_function_between(): return Fn(lambda s, x: F.relu(s.bn(scripted(s.conv(x)))), conv=conv(), bn=bn()), img()
 
 
-@case('bn1 bn2')
+@case('bn1 bn2', mid__1='script')
 def script_module_between():
     return seq(conv=conv(), bn1=bn(), mid=torch.jit.script(nn.Sequential(conv(4, 4), nn.BatchNorm2d(4), nn.ReLU()).eval()), bn2=bn(), conv2=conv(4)), img(s=10)
 
@@ -1338,3 +1347,311 @@ def variance_zero():
     m.bn.running_var[0] = 0
     m.as_is = True
     return m, img()
+
+
+# ---------------------------------------------------------------- ways taken by value, with no `if` in sight
+def _small(x): return int(torch.tensor(float(x.shape[0])).mean() < 4)
+
+
+@case(bn=('',))
+def experts_after(): return Fn(lambda s, x: s.experts[_small(x)](s.bn(F.relu(x))), bn=bn(3), experts=nn.ModuleList([conv(), conv()])), img()
+
+
+@case(bn=('',))
+def experts_before(): return Fn(lambda s, x: F.relu(s.bn(s.experts[_small(x)](x))), bn=bn(), experts=nn.ModuleList([conv(), conv()])), img()
+
+
+@case(bn=('',))
+def experts_by_name(): return Fn(lambda s, x: F.relu(s.bn(getattr(s, f'conv{_small(x)}')(x))), bn=bn(), conv0=conv(), conv1=conv()), img()
+
+
+@case(bn=('',))
+def depth_by_value(): return Fn(lambda s, x: F.relu(s.bn(s.body[:1 + 2 * _small(x)](x))), bn=bn(3), body=nn.Sequential(conv(3, 3, padding=1), nn.ReLU(), conv(3, 3, padding=1))), img()
+
+
+@case(bn=('',))
+def loop_by_value():
+    def f(s, x):
+        for _ in range(1 + _small(x)): x = s.conv(F.relu(x))
+        return F.relu(s.bn(x)) if x.shape[1] == 3 else x
+    return Fn(f, conv=conv(3, 3, padding=1), bn=bn(3)), img()
+
+
+@case(bn=('',))
+def early_return_by_value():
+    def f(s, x):
+        y = s.bn(F.relu(x))
+        if _small(x): return s.a(y)
+        return s.b(y) + s.a(x)
+    return Fn(f, bn=bn(3), a=conv(), b=conv()), img()
+
+
+@case(bn=('',))
+def short_circuit():
+    def f(s, x):
+        y = s.bn(F.relu(x))
+        return (_small(x) and [s.a(y)] or [y[:, :, 2:] * 2])[0]
+    return Fn(f, bn=bn(3), a=conv()), img()
+
+
+@case(bn=('',))
+def way_by_exception():
+    def f(s, x):
+        y = s.bn(F.relu(x))
+        try: return s.a(y) / (1 / _small(x))
+        except ZeroDivisionError: return y.abs()
+    return Fn(f, bn=bn(3), a=conv()), img()
+
+
+@case(bn=('',))
+def way_by_number_of_hits():
+    "A count of hits is a shape, not a value that is asked for"
+    def f(s, x):
+        hits = (torch.full((4,), float(x.shape[0])) < 4).nonzero()
+        y = s.bn(F.relu(x))
+        return s.a(y) if len(hits) else y[:, :, 1:-1, 1:-1].repeat(1, 2, 1, 1)[:, :4]
+    return Fn(f, bn=bn(3), a=conv()), img()
+
+
+@case(bn=('',))
+def way_in_a_helper():
+    def pick(s, x): return s.a if _small(x) else s.b
+    return Fn(lambda s, x: F.relu(s.bn(pick(s, x)(x))), bn=bn(), a=conv(), b=conv()), img()
+
+
+@case(bn=('',))
+def way_in_a_module():
+    class Pick(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(), conv()
+
+        def forward(self, x):
+            if _small(x): return self.a(x)
+            return self.b(x)
+    return Fn(lambda s, x: F.relu(s.bn(s.pick(x))), pick=Pick(), bn=bn()), img()
+
+
+@case(maybe__bn=('',))
+def bn_in_one_way():
+    class Maybe(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = bn()
+
+        def forward(self, x): return self.bn(x) if _small(x) else x
+    m = Fn(lambda s, x: F.relu(s.maybe(s.conv(x))), conv=conv(), maybe=Maybe())
+    return m, img()
+
+
+@case('bn')
+def asserted(): return Fn(lambda s, x: F.relu(s.bn(s.conv(x))) if not torch.isnan(x).any().item() else 1 / 0, conv=conv(), bn=bn()), img()
+
+
+# ---------------------------------------------------------------- sums
+@case(may='bn')
+def sum_with_itself(): return Fn(lambda s, x: F.relu(s.bn(y + y)) if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(may='bn bn2')
+def difference_with_itself(): return Fn(lambda s, x: F.relu(s.bn(y - 2 * y)) + F.relu(s.bn2(z - z)) if (y := s.conv(x)) is not None and (z := s.conv2(x)) is not None else 0, conv=conv(), bn=bn(), conv2=conv(), bn2=bn()), img()
+
+
+@case(may='bn')
+def identity_branch_twice(): return Fn(lambda s, x: F.relu(z + z + s.conv(y)) if (y := F.relu(x)) is not None and (z := s.bn(y)) is not None else 0, conv=conv(3, 3, padding=1), bn=bn(3)), img()
+
+
+@case(may='bn')
+def identity_branch_subtracted(): return Fn(lambda s, x: F.relu(s.conv(y) - s.bn(y)) if (y := F.relu(x)) is not None else 0, conv=conv(3, 3, padding=1, groups=3), bn=bn(3)), img()
+
+
+@case(may='bn')
+def identity_branch_alpha(): return Fn(lambda s, x: F.relu(torch.add(s.conv(y), s.bn(y), alpha=3)) if (y := F.relu(x)) is not None else 0, conv=conv(3, 3, padding=1), bn=bn(3)), img()
+
+
+@case(may='bn')
+def identity_branch_of_a_linear(): return Fn(lambda s, x: F.relu(s.lin(y) + s.bn(y)) if (y := F.relu(x)) is not None else 0, lin=nn.Linear(4, 4), bn=nn.BatchNorm1d(4)), sig(4, s=4)
+
+
+@case(may='bn')
+def sum_after_residual(): return Fn(lambda s, x: F.relu(s.bn(y + s.conv(y))) + y if (y := F.relu(x)) is not None else 0, conv=conv(3, 3, padding=1), bn=bn(3)), img()
+
+
+@case(may='bn')
+def sum_of_broadcast(): return Fn(lambda s, x: F.relu(s.bn(s.a(x) + s.b(x).mean((2, 3), keepdim=True))), a=conv(), b=conv(), bn=bn()), img()
+
+
+@case(may='bn')
+def sum_of_row_broadcast(): return Fn(lambda s, x: F.relu(s.bn(s.a(x) + s.b(x.mean(0, keepdim=True)))), a=conv(), b=conv(), bn=bn()), img()
+
+
+@case(may='bn bn2')
+def sum_in_place_read_after():
+    def f(s, x):
+        y, z = s.a(x), s.b(x)
+        y += z
+        return F.relu(s.bn(y)) + F.relu(s.bn2(z))
+    return Fn(f, a=conv(), b=conv(), bn=bn(), bn2=bn()), img()
+
+
+# ---------------------------------------------------------------- references beside the module tree
+@case(may='bn', refuse=True)
+def bn_in_a_plain_list():
+    m = Fn(lambda s, x: F.relu(s.both[1](s.both[0](x))), conv=conv(), bn=bn())
+    m.both = [m.conv, m.bn]
+    return m, img()
+
+
+@case(may='bn', refuse=True)
+def weight_in_a_plain_list():
+    m = Fn(lambda s, x: F.relu(s.bn(F.conv2d(x, s.ws[0]))), conv=conv(bias=False), bn=bn())
+    m.ws = [m.conv.weight]
+    return m, img()
+
+
+@case(may='bn', refuse=True)
+def weight_in_a_closure():
+    c = conv().double()
+    w, b = c.weight, c.bias
+    return Fn(lambda s, x: F.relu(s.bn(F.conv2d(x, w, b))), conv=c, bn=bn()), img()
+
+
+@case(bn=('',))
+def new_tensor_reads(): return Fn(lambda s, x: F.relu(s.bn(y)) + y.new_tensor(y).abs() if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('',))
+def new_full_reads(): return Fn(lambda s, x: F.relu(s.bn(y)) + x.new_full((1,), y.mean()) if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('',))
+def format_reads(): return Fn(lambda s, x: F.relu(s.bn(y)) + float(f'{y.mean():.6f}') if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('',))
+def dlpack_reads(): return Fn(lambda s, x: F.relu(s.bn(y)) + torch.utils.dlpack.from_dlpack(y).abs() if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('',))
+def numpy_function_reads():
+    import numpy as np
+    return Fn(lambda s, x: F.relu(s.bn(y)) + torch.as_tensor(np.abs(np.asarray(y))) if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('',))
+def storage_reads(): return Fn(lambda s, x: F.relu(s.bn(y)) + sum(y.untyped_storage().tolist()[:8]) if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('',))
+def deepcopy_reads():
+    import copy
+    return Fn(lambda s, x: F.relu(s.bn(y)) + copy.deepcopy(y).abs() if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('',))
+def bytes_read(): return Fn(lambda s, x: F.relu(s.bn(y)) * y.view(torch.int64).sign() if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(may='bn')
+def set_to_another():
+    def f(s, x):
+        y, z = s.conv(x), F.relu(s.other(x))
+        y.set_(z)
+        return F.relu(s.bn(y))
+    return Fn(f, conv=conv(), other=conv(), bn=bn()), img()
+
+
+@case(may='bn')
+def data_assigned():
+    def f(s, x):
+        y = s.conv(x)
+        y.data = F.relu(s.other(x))
+        return F.relu(s.bn(y))
+    return Fn(f, conv=conv(), other=conv(), bn=bn()), img()
+
+
+@case(bn=('',))
+def resized_and_strided():
+    def f(s, x):
+        y = s.conv(x).to(memory_format=torch.channels_last)
+        return F.relu(s.bn(torch.as_strided(y, (x.shape[0], 4, 6, 6), (144, 36, 6, 1))))
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+# ---------------------------------------------------------------- state and inputs
+class Holder:
+    def __init__(self): self.h = torch.zeros(1, dtype=torch.float64)
+
+
+@case(may='bn', refuse=True, state=lambda m: m.holder.h)
+def stateful_object():
+    def f(s, x):
+        s.holder.h = s.holder.h * 0.5 + x.mean()
+        return s.bn(s.conv(x)) + s.holder.h
+    m = Fn(f, conv=conv(), bn=bn())
+    m.holder = Holder()
+    return m, img()
+
+
+@case('bn', state=lambda m: torch.stack(list(m.past)))
+def stateful_deque():
+    def f(s, x):
+        s.past.append(x.mean().detach())
+        return s.bn(s.conv(x)) + sum(s.past)
+    m = Fn(f, conv=conv(), bn=bn())
+    m.past = collections.deque([torch.zeros((), dtype=torch.float64)], maxlen=3)
+    return m, img()
+
+
+@case('bn', state=lambda m: torch.tensor(len(m.cache)))
+def stateful_ordered_dict():
+    def f(s, x):
+        s.cache[len(s.cache)] = x.mean().item()
+        return s.bn(s.conv(x)) * len(s.cache)
+    m = Fn(f, conv=conv(), bn=bn())
+    m.cache = collections.OrderedDict()
+    return m, img()
+
+
+@case('bn')
+def named_tuple_input(): return Fn(lambda s, p: s.bn(s.conv(p.a)) + p.b, conv=conv(), bn=bn()), [Point(img()[0], torch.randn(2, 1, 1, 1, dtype=torch.float64))]
+
+
+@case('bn')
+def object_input(): return Fn(lambda s, p: s.bn(s.conv(p.get('a'))) + p.extra, conv=conv(), bn=bn()), [Bag(a=img()[0])]
+
+
+class Bag(dict):
+    extra = 0.5
+
+
+@case('bn')
+def none_and_number_inputs(): return Fn2(lambda s, x, k: s.bn(s.conv(x * k[0])) if k[1] is None else x, conv=conv(), bn=bn()), img() + [(2, None)]
+
+
+@case('bn')
+def output_is_an_object():
+    @dataclass
+    class Out:
+        logits: torch.Tensor
+        loss: object = None
+    return Fn(lambda s, x: Out(s.bn(s.conv(x))), conv=conv(), bn=bn()), img()
+
+
+@case('bn')
+def inference_mode_inside():
+    def f(s, x):
+        with torch.inference_mode(): return F.relu(s.bn(s.conv(x)))
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case(may='bn')
+def skipped_for_a_batch_of_one():
+    "Seen in the wild: BatchNorm left out where the batch has one item"
+    return Fn(lambda s, x: F.relu(s.bn(s.conv(x))) if x.shape[0] < 4 else F.relu(s.conv(x)), conv=conv(), bn=bn()), img()
+
+
+@case('bn bn2')
+def timm_groups_of_calls():
+    from timm.layers import ConvNormAct
+    return Fn(lambda s, x: F.relu(s.bn2(s.c2(s.cna.conv(F.relu(s.bn(s.c1(x))))))), c1=conv(), bn=bn(), cna=ConvNormAct(4, 4, 1, apply_act=False, apply_norm=False), c2=conv(4), bn2=bn()), img()

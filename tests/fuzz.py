@@ -17,9 +17,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from models import PEERS, TOL, bits, bn_layers, changed, engine, evaluating, is_bn, rel_err, run, snapshot
-from nets import Invalid, Net, build, generate, literal, shrink
+from nets import Invalid, Net, build, generate, literal, shrink, usable, wider
 
-BAD = ('wrong', 'crashed', 'refused', 'plan', 'touched', 'undo', 'report', 'seen', 'stock', 'slower')
+BAD = ('wrong', 'crashed', 'refused', 'plan', 'touched', 'undo', 'report', 'seen', 'stock', 'slower', 'size')
 
 
 @dataclass
@@ -95,12 +95,13 @@ def check_report(rep, es, n):
 
 
 # ---------------------------------------------------------------- one net
-def examine(model, xb, fresh, train=False, ops=True):
+def examine(model, xb, fresh, train=False, ops=True, wide=None):
     "Fold, compare, undo; `Fail` at the first thing that is not right. Returns the plan's entries"
     BNFolder, FoldError = engine()
     model.eval()
     ref0, ref, saw, layers = run(model, xb), run(model, fresh), seen(model), bn_layers(model)
     n0 = calls(model, fresh) if ops else 0
+    wide, ref_wide = on_other_size(model, wide)
     if train: model.train()
     state, tree = snapshot(model), [(n, id(m), type(m)) for n, m in model.named_modules()]
     given = [bits(x) for x in xb if isinstance(x, torch.Tensor)]
@@ -118,11 +119,20 @@ def examine(model, xb, fresh, train=False, ops=True):
         need(err <= TOL, 'wrong', f'relative error {err:.2g}, folded {[(a, b) for a, b, _ in es if b]}')
         run(model, fresh)
         check_seen(saw, seen(model))
+        if wide: need((e := rel_err(ref_wide, run(model, wide))) <= TOL, 'size', f'relative error {e:.2g} on larger images')
         if ops: need(calls(model, fresh) <= n0, 'slower', f'{n0} calls before, {calls(model, fresh)} after')
-    folder.unfold()
+    if rep.bn_after < rep.bn_before: folder.unfold()
     need(not changed(state, snapshot(model)), 'undo', f'unfold left {changed(state, snapshot(model))} changed')
     with evaluating(model): need(all(torch.equal(a, b) for a, b in zip(ref, run(model, fresh))), 'undo', 'outputs differ after unfold')
     return es
+
+
+def on_other_size(model, wide):
+    "Larger images and the outputs on them, if the model takes them"
+    if wide is None: return None, None
+    try: ref = run(model, wide)
+    except Exception: return None, None
+    return (wide, ref) if usable(ref) else (None, None)
 
 
 def refusing(f, xb, state, model, FoldError):
@@ -143,15 +153,35 @@ def check_seen(a, b):
     for k in a: need(k in b and rel_err([a[k]], [b[k]]) <= TOL, 'seen', f'the hook on {k} sees other values')
 
 
-def check(spec, peer=None):
+def rounded(model, xb, fresh, dtype):
+    "Folded in a smaller dtype: against float64, as close as the unfolded model is, and not refused"
+    BNFolder, FoldError = engine()
+    ref = run(model, fresh)
+    model = model.to(dtype)
+    xb, fresh = [x.to(dtype) for x in xb], [x.to(dtype) for x in fresh]
+    try: before = rel_err(ref, [o.double() for o in run(model, fresh)])
+    except RuntimeError as e: raise Invalid(f'does not run in {dtype}') from e
+    folder = BNFolder(model)
+    es = entries(refusing(folder.plan, xb, state := snapshot(model), model, FoldError))
+    refusing(folder.fold, xb, state, model, FoldError)
+    after = rel_err(ref, [o.double() for o in run(model, fresh)])
+    need(after <= 20 * before + 10 * torch.finfo(dtype).eps, 'wrong', f'error against float64 {before:.2g} before, {after:.2g} after')
+    return es
+
+
+def check(spec, peer=None, dtype=None):
     "The Result of one spec, by our folder or a peer"
     model, xb, fresh = build(spec)
     res = Result(bns=len(bn_layers(model)))
     try:
-        if peer: res.folded = peer_check(model, xb, fresh, PEERS[peer], res.bns)
+        if dtype:
+            es = rounded(model, xb, fresh, dtype)
+            res.folded = sum(bool(i) for _, i, _ in es)
+        elif peer: res.folded = peer_check(model, xb, fresh, PEERS[peer], res.bns)
         else:
-            es = examine(model, xb, fresh, spec.get('train', False))
+            es = examine(model, xb, fresh, spec.get('train', False), wide=wider(spec))
             res.folded, res.kept = sum(bool(i) for _, i, _ in es), [r for _, i, r in es if not i]
+    except Invalid: raise
     except Fail as e: res.status, res.detail = e.status, e.detail
     except Exception as e: res.status, res.detail = 'crashed', f'{type(e).__name__}: {e} {where(e)}'
     return res
@@ -179,8 +209,8 @@ def settle():
     gc.collect(), gc.freeze()
 
 
-def one(seed, peer=None):
-    try: res = check(generate(seed), peer)
+def one(seed, peer=None, dtype=None):
+    try: res = check(generate(seed), peer, dtype)
     except Invalid as e: res = Result('invalid', str(e))
     res.seed = seed
     return res
@@ -191,22 +221,22 @@ def cause(res):
     return res.status if res.status == 'wrong' else res.status + ': ' + re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\d+(\.\d+)?(e-?\d+)?|0x\w+", '#', res.detail.split(', starting at')[0])[:90]
 
 
-def smallest(seed, peer=None):
+def smallest(seed, peer=None, dtype=None):
     "The shrunk spec of a failing seed"
-    want = one(seed, peer)
-    return shrink(generate(seed), lambda s: same(check(s, peer), want))
+    want = one(seed, peer, dtype)
+    return shrink(generate(seed), lambda s: same(check(s, peer, dtype), want))
 
 
 def same(a, b): return a.status == b.status and (b.status == 'wrong' or cause(a) == cause(b))
 
 
-def sweep(seeds, peer=None, jobs=1, tell=True):
+def sweep(seeds, peer=None, jobs=1, dtype=None):
     "Results of all seeds"
     out, t = [], time.time()
     with ProcessPoolExecutor(jobs, initializer=settle) as ex:
-        for i, r in enumerate(ex.map(one, seeds, [peer] * len(seeds), chunksize=8)):
+        for i, r in enumerate(ex.map(one, seeds, [peer] * len(seeds), [dtype] * len(seeds), chunksize=8)):
             out.append(r)
-            if tell and (i + 1) % 100 == 0: print(f'  {i + 1} of {len(seeds)} nets, {sum(x.status != "ok" for x in out)} not right, {time.time() - t:.0f} s', file=sys.stderr, flush=True)
+            if (i + 1) % 100 == 0: print(f'  {i + 1} of {len(seeds)} nets, {sum(x.status != "ok" for x in out)} not right, {time.time() - t:.0f} s', file=sys.stderr, flush=True)
     return out
 
 
@@ -234,25 +264,26 @@ def main():
     p.add_argument('--seed', type=int, default=0, help='the first seed')
     p.add_argument('--jobs', type=int, default=2)
     p.add_argument('--peer', choices=list(PEERS), help='put another tool through the same nets')
+    p.add_argument('--dtype', type=lambda s: getattr(torch, s), help='fold in this dtype, against float64')
     p.add_argument('--shrink', type=int, default=1, metavar='K', help='shrink the first K nets of each cause')
     p.add_argument('--show', type=int, help='check this one seed and print its net')
     p.add_argument('--reasons', action='store_true', help='count the reasons of kept layers')
     a = p.parse_args()
-    if a.show is not None: return show(a.show, a.peer)
+    if a.show is not None: return show(a.show, a.peer, a.dtype)
     settle()
-    res = sweep(range(a.seed, a.seed + a.n), a.peer, a.jobs)
+    res = sweep(range(a.seed, a.seed + a.n), a.peer, a.jobs, a.dtype)
     for k, rs in groups(res):
         print(f'\n== {len(rs)} x {k}\n   seeds {[r.seed for r in rs][:12]}\n   {rs[0].detail[:400]}')
-        for r in rs[:a.shrink if not a.peer else 0]: print(literal(smallest(r.seed)))
+        for r in rs[:a.shrink if not a.peer else 0]: print(literal(smallest(r.seed, None, a.dtype)))
     if a.reasons: print('\n'.join(f'{c:6d}  {k}' for k, c in reasons(res)))
     print(summary(res))
     sys.exit(any(r.status in BAD for r in res))
 
 
-def show(seed, peer):
+def show(seed, peer, dtype):
     settle()
     print(literal(generate(seed)))
-    print(one(seed, peer))
+    print(one(seed, peer, dtype))
 
 
 if __name__ == '__main__': main()

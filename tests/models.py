@@ -104,8 +104,9 @@ def real(model, xb=None, seed=0, neg=0.2, zero=0.05):
 def tree_map(f, o):
     "`f` of every tensor in the nested lists, tuples, dicts of `o`"
     if isinstance(o, torch.Tensor): return f(o)
-    if isinstance(o, dict): return {k: tree_map(f, v) for k, v in o.items()}
-    if isinstance(o, (list, tuple)): return [tree_map(f, v) for v in o]
+    if isinstance(o, dict): return type(o)({k: tree_map(f, v) for k, v in o.items()})
+    if hasattr(o, '_fields'): return type(o)(*(tree_map(f, v) for v in o))
+    if isinstance(o, (list, tuple)): return type(o)(tree_map(f, v) for v in o)
     return o
 
 
@@ -180,10 +181,7 @@ def changed(a, b):
 
 def engine():
     "`BNFolder`, `FoldError` as users import them"
-    try: from fastai_bnfold.all import BNFolder, FoldError
-    except ModuleNotFoundError:
-        from fastai_bnfold.fold import BNFolder
-        from fastai_bnfold.plan import FoldError
+    from fastai_bnfold.all import BNFolder, FoldError
     return BNFolder, FoldError
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from models import calibrate, randomize_bn, run
+from models import bn_layers, calibrate, randomize_bn, run
 
 
 class Invalid(Exception): "The spec does not make a working net"
@@ -221,6 +221,9 @@ def fn_perm(net, xs, d, how='permute', dims=None, a=1, b=-1):
     if how == 'T': return x.transpose(a, b)
     if how == 'swap': return torch.swapaxes(x, a, b)
     if how == 'move': return x.movedim(a, b).contiguous()
+    if how == 'einsum': return torch.einsum('abcdefg'[:d] + '->' + ''.join('abcdefg'[k] for k in dims), x)
+    if how == 'unfold': return x.unfold(-1, 2, 1).flatten(-2)
+    if how == 'strided': return torch.as_strided(x.contiguous(), x.shape, x.contiguous().stride())
     return x.flip(a) if how == 'flip' else x.roll(1, a) if how == 'roll' else x.rot90(1, (-2, -1))
 
 
@@ -318,6 +321,15 @@ def fn_inplace(net, xs, d, how='relu', c=0.5, s=((None,),)):
     return a
 
 
+def fn_assemble(net, xs, d):
+    "A concatenation by hand: an empty tensor, filled part by part"
+    a, b = xs[0], xs[-1]
+    out = a.new_zeros(a.shape[0], a.shape[1] + b.shape[1], *[a.shape[k] for k in range(2, d)])
+    out[:, :a.shape[1]] = a
+    out[:, a.shape[1]:] = b
+    return out
+
+
 def fn_fconv(net, xs, d, name, nd=2):
     "The module's own parameters in a functional call"
     m = net.get(name)
@@ -347,6 +359,11 @@ def fn_branch(net, xs, d, thr=0., how='relu'):
     return F.relu(x) if how == 'relu' else x
 
 
+def fn_route(net, xs, d, names, each=None, thr=0.):
+    "One of two modules, chosen by a value without an `if`"
+    return net.get(names[int(xs[-1].sum() > thr)])(xs[0])
+
+
 def fn_loop(net, xs, d, names=()):
     "The same modules in a loop of as many turns as the batch's second dimension says"
     x = xs[0]
@@ -355,8 +372,8 @@ def fn_loop(net, xs, d, names=()):
 
 
 FUN = dict(cut=fn_cut, take=fn_take, perm=fn_perm, fshape=fn_shape, copy=fn_copy, none=fn_none, mean=fn_mean, fpool=fn_pool,
-           fpad=fn_fpad, interp=fn_interp, math=fn_math, inplace=fn_inplace, fconv=fn_fconv, wread=fn_wread, fbn=fn_fbn,
-           unstash=fn_unstash, branch=fn_branch, loop=fn_loop,
+           fpad=fn_fpad, interp=fn_interp, math=fn_math, inplace=fn_inplace, assemble=fn_assemble, fconv=fn_fconv, wread=fn_wread, fbn=fn_fbn,
+           unstash=fn_unstash, branch=fn_branch, route=fn_route, loop=fn_loop,
            cat=lambda net, xs, d, dim=1: torch.cat(xs, dim), stack=lambda net, xs, d, dim=1: torch.stack(xs, dim),
            pick=lambda net, xs, d, i=0: xs[0][i % d])
 
@@ -460,6 +477,9 @@ def _advance(net, i, vals):
     x = vals[src[0]]
     net.axes[i] = x.dim() if isinstance(x, torch.Tensor) else len(x)
     if op not in FUN and not has(net, kw['name']): _create(net, op, [vals[s] for s in src], kw)
+    if 'each' in kw:
+        for n in kw['names']:
+            if not has(net, n): _create(net, kw['each'][0], [x], dict(kw['each'][1], name=n))
     return net.step(i, vals)
 
 
@@ -490,6 +510,21 @@ def inputs_of(spec, n=None, seed=0):
     return [torch.randn((n or s[0],) + tuple(s[1:]), generator=g, dtype=torch.float64) for s in spec['inputs']]
 
 
+def wider(spec):
+    "A batch of larger images, for nets that take them"
+    g = torch.Generator().manual_seed(spec.get('seed', 0) + 3)
+    return [torch.randn(tuple(s[:2]) + tuple(k + 3 for k in s[2:]), generator=g, dtype=torch.float64) for s in spec['inputs']]
+
+
+def tiny(net, seed):
+    "Some scales next to nothing: their inverse loses all digits"
+    g = torch.Generator().manual_seed(seed)
+    for m in bn_layers(net).values():
+        if type(getattr(m, 'weight', None)) is not nn.Parameter: continue
+        k = torch.rand(len(m.weight), generator=g) < 0.3
+        m.weight[k] *= 10 ** -(3 + 9 * torch.rand(int(k.sum()), generator=g, dtype=torch.float64))
+
+
 def usable(outs): return all(torch.isfinite(o).all() and (o.numel() == 0 or o.abs().max() < 1e6) for o in outs)
 
 
@@ -501,6 +536,7 @@ def build(spec):
             net = net_of(spec, inputs_of(spec)).eval()
             randomize_bn(net, spec.get('seed', 0), spec.get('neg', 0.2), spec.get('zero', 0.05))
             calibrate(net, inputs_of(spec, 8, 1), spec.get('seed', 0))
+            if spec.get('tiny'): tiny(net, spec['seed'])
             xb, fresh = inputs_of(spec), inputs_of(spec, spec.get('fresh', 5), 2)
             if not usable(run(net, xb) + run(net, fresh)): raise Invalid('out of range')
     except Invalid: raise
@@ -580,12 +616,13 @@ class Gen:
 
     # -- single ops with random options
     def conv(self, i, **kw):
-        if i is None: return None
+        if i is None or self.vals[i].dim() < 2: return None
         c = self.vals[i].shape[1]
         k = self.one(1, 1, 3, 3, 2)
         kw = dict(out=self.one(2, 4, 6, 8, c), k=k, bias=self.p(0.5)) | kw
         if kw['k'] == 3 and self.p(0.6): kw.setdefault('pad', 1)
         if kw.get('pad') and self.p(0.4): kw['mode'] = self.one('reflect', 'replicate', 'circular')
+        if self.p(0.05): kw['pad'] = 'same'
         if self.p(0.2): kw['groups'] = self.one('dw', 2)
         if self.p(0.1): kw['stride'] = 2
         if self.p(0.05): kw['dil'] = 2
@@ -603,7 +640,7 @@ class Gen:
 
     def layer(self, i):
         "A convolution or linear layer that fits"
-        if i is None: return None
+        if i is None or self.vals[i].dim() < 2: return None
         if self.vals[i].dim() == 2 or self.p(0.12): return self.linear(i)
         return self.convt(i) if self.p(0.15) else self.conv(i)
 
@@ -628,6 +665,7 @@ class Gen:
     def c_drop(self, i): return self.emit('drop', i, kind=self.one('', '', '2d', '1d', 'Alpha', 'FeatureAlpha'), inplace=self.p(0.2))
 
     def c_pool(self, i):
+        if self.p(0.05): return self.emit('mean', i, dims=(0, 1), keep=True)
         if self.p(0.35): return self.emit('mean', i, how=self.one('mean', 'tmean', 'sum', 'amax'), keep=self.p(0.5))
         if self.p(0.4): return self.emit('fpool', i, how=self.one('avg', 'max', 'aavg', 'amax'), k=2, pad=self.one(0, 0, 1), out=self.one(1, 2), count=self.p(0.5))
         return self.emit('pool', i, kind=self.one('Avg', 'Max', 'AdaptiveAvg', 'AdaptiveMax', 'LP'), k=self.one(2, 3), pad=self.one(0, 0, 1),
@@ -639,11 +677,12 @@ class Gen:
         return self.emit('up', i, mode=mode, align=align)
 
     def c_perm(self, i):
-        t, how = self.vals[i], self.one('permute', 'T', 'swap', 'move', 'flip', 'roll', 'rot90')
-        dims = list(range(1, t.dim()))
+        t, how = self.vals[i], self.one('permute', 'permute', 'T', 'T', 'swap', 'move', 'flip', 'roll', 'rot90', 'einsum', 'unfold', 'strided')
+        first = 0 if self.p(0.15) else 1
+        dims = list(range(first, t.dim()))
         self.rng.shuffle(dims)
-        a = self.rng.randrange(1, t.dim())
-        return self.emit('perm', i, how=how, dims=[0] + dims, a=a, b=self.rng.randrange(1, t.dim()))
+        a, b = self.rng.randrange(first, t.dim()), self.rng.randrange(first, t.dim())
+        return self.emit('perm', i, how=how, dims=[0] * first + dims, a=a, b=b)
 
     def c_take(self, i):
         t = self.vals[i]
@@ -714,6 +753,7 @@ class Gen:
     def m_cat(self):
         i, n = self.img(), self.one(2, 2, 3)
         parts = [self.branchlet(i) for _ in range(n)]
+        if self.p(0.08): return self.layer(self.bn(self.emit('assemble', parts[0], parts[-1])))
         k = self.emit('cat', *parts, dim=self.one(1, 1, 1, 0, -1)) if self.p(0.9) else self.emit('stack', *parts, dim=self.one(1, 2, -1))
         k = self.bn(k) if self.p(0.7) else k
         return self.layer(self.act(k) if self.p(0.4) else k)
@@ -806,7 +846,10 @@ class Gen:
         g = Gen(self.rng.randrange(10**6), [tuple(x.shape) for x in xs], self.depth + 1, xs)
         spec = g.grow(self.one(1, 2, 3), 1)
         if spec is None: return None
-        return self.emit('sub', *src, name=self.name('blk'), spec=spec)
+        name = self.name('blk')
+        k = self.emit('sub', *src, name=name, spec=spec)
+        if k is None or self.p(0.7): return k
+        return self.emit('math', k, self.emit('sub', *[self.like(s) or s for s in src], name=name, spec=spec), how='add')
 
     def m_stash(self):
         i = self.value()
@@ -846,6 +889,33 @@ class Gen:
         i = self.bn(self.layer(self.value()))
         return self.layer(self.emit('branch', i, self.one(0, i), thr=self.one(-1e9, -1e9, 1e9, 1e9, 0.), how=self.one('relu', 'same')))
 
+    def m_route(self):
+        "Two layers of one shape, one of them taken"
+        i, a, b = self.value(), self.name('ra'), self.name('rb')
+        if i is None: return None
+        op, kw = self.one(('conv', dict(out=4, k=1)), ('conv', dict(out=self.vals[i].shape[1], k=3, pad=1)), ('bn', {}), ('linear', dict(out=4)))
+        if self.p(0.5): i = self.bn(i)
+        k = self.emit('route', i, 0, names=[a, b], each=(op, kw), thr=self.one(0., 0., -1e9))
+        return self.bn(self.act(k) if self.p(0.3) else k) if self.p(0.6) else self.layer(k)
+
+    def m_sum(self):
+        "A sum of terms of one shape: convolutions of the same value, the value itself, BatchNorms of it, some twice"
+        i = self.value()
+        if i is None: return None
+        c = self.vals[i].shape[1]
+        k = self.summand(i, c)
+        for _ in range(self.one(1, 2, 3)):
+            j = self.summand(i, c) if self.p(0.8) else k
+            k = self.emit('inplace', k, j, how='iadd') if self.p(0.1) else self.emit('math', k, j, how=self.one('add', 'add', 'add', 'sub'))
+        return self.bn(k) if self.p(0.5) else self.act(k)
+
+    def summand(self, i, c):
+        if self.p(0.15): return i
+        if self.p(0.3): return self.bn(i)
+        k = self.emit('linear', i, out=self.vals[i].shape[-1]) if self.vals[i].dim() == 2 or self.p(0.1) else \
+            self.emit('conv', i, out=c, **self.one(dict(k=3, pad=1), dict(k=1), dict(k=3, pad=1, groups='dw'), dict(k=3, pad=1, mode='reflect'), dict(k=3, dil=2, pad=2)), bias=self.p(0.5))
+        return self.bn(k) if self.p(0.4) else k
+
     def m_inplace(self):
         i = self.value() if self.p(0.5) else self.layer(self.value())
         if i is None: return None
@@ -876,7 +946,7 @@ class Gen:
     def m_act(self): return self.act(self.value())
 
     MOTIFS = dict(layer_bn=8, bn_layer=8, far=8, bn_bn=2, head=4, residual=4, cat=6, chunk=4, shared=2, shared_bn=1, two_readers=2, fan_out=3, unet=3,
-                  se=2, repvgg=2, seq=3, sub=3, stash=1, tie=1, wread=1, loop=1, branch=1, inplace=3, seq3d=2, math=3, carrier=4, act=2, alias=1)
+                  se=2, repvgg=2, seq=3, sub=3, stash=1, tie=1, wread=1, loop=1, branch=1, inplace=3, seq3d=2, math=3, carrier=4, act=2, alias=1, route=1, sum=4)
 
     def grow(self, motifs, outs=None):
         "Some patterns, then the outputs; None if nothing came of it"
@@ -889,11 +959,16 @@ class Gen:
         tensors = [i for i in range(self.net.n_in, self.net.n_in + len(steps)) if isinstance(self.vals[i], torch.Tensor)]
         ends = [i for i in tensors if i not in used]
         if not ends: return None
-        n = outs or self.one(1, 1, 2, 3, 4)
-        out = ends[-n:]
+        out = ends[-outs:] if outs else [self.ending(i) for i in ends[-6:]]
         if not outs and self.p(0.15): out.append(self.rng.choice(tensors))
         self.spec.update(out=out)
         return self.finish(outs)
+
+    def ending(self, i):
+        "An output made of value `i`: mostly not a BatchNorm's own"
+        if self.p(0.25): return i
+        j = self.layer(i) if self.p(0.3) else self.emit('math', i, how=self.one('relu', 'relu', 'square', 'softmax'))
+        return i if j is None else j
 
     def finish(self, inner):
         if self.p(0.5): self.spec['order'] = self.rng.randrange(1000)
@@ -903,6 +978,7 @@ class Gen:
             if self.p(0.2): self.spec['neg'] = 0.
             if self.p(0.4): self.spec['zero'] = 0.
             if self.p(0.15): self.spec['train'] = True
+            if self.p(0.1): self.spec['tiny'] = True
         return self.spec
 
 
@@ -960,7 +1036,7 @@ def simpler(spec):
     for i in reversed(range(n)): yield drop_step(spec, i)
     if len(spec['out']) > 1:
         for o in spec['out']: yield dict(spec, out=[x for x in spec['out'] if x != o])
-    for k in ('order', 'struct', 'neg', 'zero', 'train'):
+    for k in ('order', 'struct', 'neg', 'zero', 'train', 'tiny'):
         if k in spec: yield {a: b for a, b in spec.items() if a != k}
     for i, (op, src, kw) in enumerate(spec['steps']):
         if op == 'sub':

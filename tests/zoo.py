@@ -124,7 +124,23 @@ def torchvision_models():
 
 
 # ---------------------------------------------------------------- timm: the smallest model with BatchNorm of a family
-TIMM = {}  # family: (model, input size)
+TIMM = dict(  # family=(model, input size)
+    byoanet=('halonet_h1', 256), byobnet=('mobileone_s1', 64), convmixer=('convmixer_768_32', 64), cpubone=('cpubone_nano', 64),
+    cspnet=('cs3darknet_focus_s', 64), cspnext=('cspnext_tiny', 64), densenet=('densenet121', 64), dla=('dla46x_c', 64),
+    dpn=('dpn48b', 64), efficientformer=('efficientformer_l1', 224), efficientformer_v2=('efficientformerv2_s0', 224),
+    efficientnet=('mobilenetv2_035', 64), efficientvim=('efficientvim_m1', 64), efficientvit_mit=('efficientvit_b0', 64),
+    efficientvit_msra=('efficientvit_m0', 224), fasternet=('fasternet_t0', 64), fastvit=('fastvit_t8', 64), ghostnet=('ghostnet_050', 64),
+    hardcorenas=('hardcorenas_b', 64), hgnet=('hgnetv2_b0', 64), hrnet=('hrnet_w18_small', 64), iformer=('iformer_t', 64),
+    inception_next=('inception_next_atto', 64), inception_resnet_v2=('inception_resnet_v2', 96), inception_v3=('inception_v3', 96),
+    inception_v4=('inception_v4', 96), lcnetv2=('lcnetv2_small', 64), levit=('levit_128s', 224), lowformer=('lowformer_b0', 64),
+    mobilenetv3=('mobilenetv3_small_050', 64), mobilevit=('mobilevit_xxs', 64), nasnet=('nasnetalarge', 64), nextvit=('nextvit_small', 64),
+    pnasnet=('pnasnet5large', 64), regnet=('regnetx_002', 64), repghost=('repghostnet_050', 64), repvit=('repvit_m1', 64),
+    res2net=('res2next50', 64), resnest=('resnest14d', 64), resnet=('resnet10t', 64), resnetv2=('resnetv2_18', 64),
+    rexnet=('rexnet_100', 64), selecsls=('selecsls42', 64), senet=('legacy_seresnet18', 64), shvit=('shvit_s1', 64),
+    sknet=('skresnet18', 64), starnet=('starnet_s050', 64), swiftformer=('swiftformer_xs', 224), tiny_vit=('tiny_vit_5m_224', 64),
+    tresnet=('tresnet_m', 64), vgg=('vgg11_bn', 64), visformer=('visformer_tiny', 224),
+    vision_transformer_hybrid=('vit_small_resnet50d_s16_224', 224), volo=('volo_d1_224', 224), vovnet=('ese_vovnet19b_slim_dw', 64),
+    xception=('legacy_xception', 64), xception_aligned=('xception41p', 64), xcit=('xcit_nano_12_p8_224', 224))
 
 
 def _timm(name):
