@@ -81,7 +81,7 @@ def absorb(
 )->tuple[Tensor,Tensor]: # Weight and bias, in float64 on the CPU
     "Weight and bias of the layer that does `post(layer(pre(x)))`"
     g = grouped(w.detach().to('cpu', torch.float64, copy=True), groups, transposed) # ours alone: the rest is done in place
-    b = g.new_zeros(g.shape[0]*g.shape[1]) if b is None else b.detach().to('cpu', torch.float64)
+    b = g.new_zeros(g.shape[0]*g.shape[1]) if b is None else b.detach().to('cpu', torch.float64, copy=True)
     k = (1,)*(g.dim()-3)
     if pre is not None:
         taps = g.flatten(3).sum(3) if k else g

@@ -779,21 +779,26 @@ def _slot(g, at, mcid, i):
     c = g.calls[i]
     if mcid is not None and mcid not in c.stack or i<=at: return None
     below = c.stack[c.stack.index(mcid)+1:] if mcid is not None else c.stack
-    return (below[0], g.rec.modules[below[0]].site) if below else (('call',i), c.site)
+    if not below: return ('call',i),c.site,None
+    return below[0],g.rec.modules[below[0]].site,g.rec.modules[below[0]].path.split('.')[-1]
 
 def straight(a, b):
-    "Do two sites lie in one straight piece of code, without a jump between them?"
+    "Do two slots lie in one straight piece of code, without a jump between them, which names the modules it calls?"
+    (_,a,m),(_,b,n) = a,b
     if not a or not b or len(a)!=len(b) or a[:-1]!=b[:-1] or a[-1][0] is not b[-1][0]: return False
     lo,hi = sorted((a[-1][1], b[-1][1]))
-    jumps = set(dis.hasjrel+dis.hasjabs)
-    return not any((lo<i.offset<=hi and i.is_jump_target) or (lo<=i.offset<=hi and i.opcode in jumps) for i in dis.get_instructions(a[-1][0]))
+    code,jumps = list(dis.get_instructions(a[-1][0])),set(dis.hasjrel+dis.hasjabs)
+    if any((lo<i.offset<=hi and i.is_jump_target) or (lo<=i.offset<=hi and i.opcode in jumps) for i in code): return False
+    start = max((i.offset for i in code if i.offset<=lo and (i.is_jump_target or i.opcode in jumps)), default=0)
+    named = {i.argval for i in code if start<=i.offset<=hi and i.opname in ('LOAD_ATTR','LOAD_METHOD')}
+    return all(k is None or k in named for k in (m,n))
 
 def same_fate(g, calls):
     "Stop if a branch on a value could run some of `calls` without the others"
     for at,stack in g.rec.branches:
         slots = [_slot(g, at, stack[-1] if stack else None, i) for i in calls]
         for s in slots[1:]:
-            if s==slots[0] or (s and slots[0] and (s[0]==slots[0][0] or straight(s[1], slots[0][1]))): continue
+            if s==slots[0] or (s and slots[0] and (s[0]==slots[0][0] or straight(s, slots[0]))): continue
             p = g.rec.modules[stack[-1]].path if stack else ''
             raise Stop(f"{code(p)} branches on a computed value, and another batch may take another way")
 
@@ -806,7 +811,8 @@ def _signs(c):
 
 def _only_reader(g, v):
     "The one call that reads `v`"
-    if len(g.readers.get(v, []))!=1 or g.rec.watchers.get(v): raise Stop("its output is not only added to a convolution of the same input")
+    rs = g.readers.get(v, [])
+    if len(rs)!=1 or g.rec.watchers.get(v) or g.calls[rs[0]].reads.count(v)!=1: raise Stop("its output is not only added to a convolution of the same input")
     return g.readers[v][0]
 
 def origin(g, v):
@@ -818,7 +824,7 @@ def origin(g, v):
 def _centred(g, i, o):
     "Does convolution or linear layer `o` have, for each output, a tap on the same channel and position of its input?"
     c = g.calls[i]
-    if o.transposed or o.n_in!=o.n_out or o.calls!=[i]: return False
+    if o.transposed or o.n_in!=o.n_out or o.calls!=[i] or out_axis(g, c)!=1: return False
     if c.name=='linear': return True
     a,k = bind(c, ABSORBERS[c.name]),g.mods[o.path]._parameters[o.weight].shape[2:]
     full = lambda x: _ints(x)*(len(k) if len(_ints(x))==1 else 1)
@@ -866,7 +872,8 @@ def terms(g, v, sign=1):
     "The terms of the sum `v`: (value, sign, the call that made it, if an absorber did), each of them seen by the sum alone"
     i = g.producer.get(v)
     c = g.calls[i] if i is not None else None
-    if c is not None and len(g.readers.get(v, []))==1 and not g.rec.watchers.get(v):
+    rs = g.readers.get(v, [])
+    if c is not None and len(rs)==1 and g.calls[rs[0]].reads.count(v)==1 and not g.rec.watchers.get(v):
         if c.name==BN and c.func in g.folded: return terms(g, c.args[0].v, sign)
         if c.name in ABSORBERS: return [(v, sign, i)]
         if c.name in ('add','iadd','sub','isub') and len(c.overwrites)<=1 and all(isinstance(a, Ref) for a,_ in _signs(c)):
@@ -881,6 +888,7 @@ def through_sum(g, p, into_bn=False):
     ts = terms(g, x)
     roots = [(absorber(g, j), sign, j) for _,sign,j in ts if j is not None]
     if not roots or len(ts)==1 or any(o.calls!=[j] for o,_,j in roots): raise Stop("its input is no sum of convolutions")
+    if any(out_axis(g, g.calls[j])!=1 for _,_,j in roots): raise Stop("the previous layer's channels are not its channels")
     if any(g.rec.values[v].shape!=g.rec.values[x].shape for v,_,_ in ts): raise Stop("its input is a sum of different shapes")
     for v,sign,j in ts:
         if j is None: _take_identity(g, move, v, sign, roots, a)

@@ -9,7 +9,8 @@ __all__ = ['ASKS', 'TELLS', 'RANDOM', 'INDEXERS', 'Ref', 'Value', 'Call', 'Modul
            'tensors_in', 'call_site', 'Tracer', 'hooked', 'untouched', 'own_copy', 'trace']
 
 # %% ../nbs/01_trace.ipynb #e9ddd0b9
-import contextlib, gc, os, random, sys, threading, weakref
+import contextlib, copy, gc, os, random, sys, threading, weakref
+from collections import deque
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 import numpy as np, torch
@@ -88,7 +89,11 @@ def map_tensors(f, o, kind=Tensor):
     "Copy of nested lists, tuples, dicts and slices with `f` applied to everything of one kind"
     if isinstance(o, kind): return f(o)
     if isinstance(o, slice): return slice(*(map_tensors(f, i, kind) for i in (o.start,o.stop,o.step)))
-    if isinstance(o, dict): return {k:map_tensors(f, v, kind) for k,v in o.items()}
+    if isinstance(o, dict):
+        new = {} if type(o) is dict else copy.copy(o)
+        new.update({k:map_tensors(f, v, kind) for k,v in o.items()})
+        return new
+    if hasattr(o, '_fields') and isinstance(o, tuple): return type(o)(*(map_tensors(f, i, kind) for i in o))
     if isinstance(o, (list,tuple)) and not isinstance(o, torch.Size):
         r = [map_tensors(f, i, kind) for i in o]
         return r if isinstance(o, list) else tuple(r)
@@ -109,7 +114,7 @@ ASKS = set('''shape size dim ndim ndimension numel nelement dtype device layout 
 is_cuda is_cpu is_mps is_xpu is_meta is_sparse is_sparse_csr is_quantized is_mkldnn is_nested is_leaf is_inference is_conj is_neg is_same_size requires_grad grad grad_fn
 element_size itemsize nbytes get_device len names has_names _version retains_grad output_nr new_zeros new_empty new_ones new_full new_tensor zeros_like
 ones_like empty_like full_like rand_like randn_like result_type can_cast is_tensor is_storage hash repr format str dir class _backward_hooks _base name is_signed type_of'''.split())
-TELLS = set('item tolist numpy bool int float index complex array is_nonzero equal allclose contains'.split())
+TELLS = set('nonzero argwhere unique unique_consecutive masked_select item tolist numpy bool int float index complex array is_nonzero equal allclose contains'.split())
 RANDOM = set('rand randn randint randperm rand_like randn_like randint_like bernoulli multinomial normal uniform random dropout exponential rrelu'.split())
 INDEXERS = set('getitem index index_select gather take take_along_dim'.split())
 
@@ -307,10 +312,10 @@ def _escaped(tracer):
 
 # %% ../nbs/01_trace.ipynb #8368c320
 def _keep_tensor(t):
-    copy = t.detach().clone()
+    was = t.detach().clone()
     def back():
-        if t.shape!=copy.shape: t.data = copy
-        elif not torch.equal(t, copy): t.detach().copy_(copy)
+        if t.shape!=was.shape: t.data = was
+        elif not torch.equal(t, was): t.detach().copy_(was)
         return t
     return back
 
@@ -328,14 +333,27 @@ def _keep(o, depth=3):
     "A function that gives back the very object `o`, holding again what it holds now; parameters and other objects are taken as they are"
     if isinstance(o, Tensor) and not isinstance(o, nn.Parameter): return _keep_tensor(o)
     if isinstance(o, (torch.Generator, random.Random, np.random.Generator)): return _keep_generator(o)
-    if not depth or type(o) not in (list,tuple,set,dict): return lambda: o
-    kids = [_keep(i, depth-1) for i in (o.values() if type(o) is dict else o)]
-    keys = list(o) if type(o) is dict else None
+    if depth and isinstance(o, (list,tuple,set,deque,dict)): return _keep_container(o, depth)
+    if depth and hasattr(o, '__dict__') and not isinstance(o, (nn.Module,nn.Parameter,type)) and not callable(o): return _keep_object(o, depth)
+    return lambda: o
+
+def _keep_container(o, depth):
+    kids,keys = [_keep(i, depth-1) for i in (o.values() if isinstance(o, dict) else o)],list(o) if isinstance(o, dict) else None
     def back():
         new = [k() for k in kids]
-        if type(o) is list: o[:] = new
-        elif type(o) is dict: o.clear(); o.update(zip(keys, new))
-        elif type(o) is set: o.clear(); o.update(new)
+        if isinstance(o, tuple): return o
+        if isinstance(o, list): o[:] = new
+        else:
+            o.clear()
+            (o.extend if isinstance(o, deque) else o.update)(zip(keys, new) if keys is not None else new)
+        return o
+    return back
+
+def _keep_object(o, depth):
+    kids = {k:_keep(v, depth-1) for k,v in vars(o).items()}
+    def back():
+        for k in [k for k in vars(o) if k not in kids]: del vars(o)[k]
+        vars(o).update({k:f() for k,f in kids.items()})
         return o
     return back
 
