@@ -406,6 +406,16 @@ def through_reshape_as(): return Fn(lambda s, x: s.bn(s.conv(x).flatten(1).resha
 
 
 @case('bn')
+def shape_of_the_layers_own_output():
+    "LeViT's linear layer: its output is read once more, for its shape alone"
+    return Fn(lambda s, x: F.hardswish(s.bn(y.flatten(0, 1)).reshape_as(y)) if (y := s.lin(x)) is not None else 0, lin=nn.Linear(4, 4), bn=nn.BatchNorm1d(4)), sig(3, s=4)
+
+
+@case('bn')
+def view_of_the_layers_own_output(): return Fn(lambda s, x: F.relu(s.bn(y.flatten(2)).view_as(y).expand_as(y)) if (y := s.conv(x)) is not None else 0, conv=conv(), bn=nn.BatchNorm1d(4)), img()
+
+
+@case('bn')
 def through_index(): return Fn(lambda s, x: s.bn(s.conv(x)[:, [2, 0], 1:, ::2]), conv=conv(), bn=bn(2)), img()
 
 

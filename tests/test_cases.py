@@ -53,7 +53,14 @@ def outcome(c):
         raise
 
 
-@pytest.mark.parametrize('c', CASES, ids=lambda c: c.name)
+# What one forward pass cannot show: a way that no value was asked for, and that this batch did not take
+LIMITS = dict(way_by_exception='the value that raises is asked for after both layers have run',
+              skipped_for_a_batch_of_one='a branch on a shape looks like any other question about a shape')
+
+def limit(c): return [pytest.mark.xfail(reason=LIMITS[c.name], strict=True)] if c.name in LIMITS else []
+
+
+@pytest.mark.parametrize('c', [pytest.param(c, marks=limit(c), id=c.name) for c in CASES])
 def test_case(c):
     es = outcome(c)
     assert es is None or not expected(c, es)
