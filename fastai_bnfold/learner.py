@@ -106,13 +106,13 @@ def fold_bn(self:Learner,
         with _unnoticed(self): report = _fold(self, folder, _batch(self, xb, dl), validate, timeit)
         if report.plan.folded and not st: self.opt,self._bn_folded = None,_Folded(folder, opt, flags, trainable)
         if _state(self): _state(self).trainable = trainable
+        if not undo and _state(self): self._forget_unfolded()
+        return report
     except BaseException:
         folder.rewind(n)
         self.opt = opt
         if not st: vars(self).pop('_bn_folded', None)
         raise
-    if not undo and _state(self): self._forget_unfolded()
-    return report
 
 def _fold(learn, folder, xb, validate, timeit):
     "Fold, with metrics and times before and after if they are asked for"

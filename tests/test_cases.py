@@ -53,8 +53,10 @@ def outcome(c):
         raise
 
 
-# What one forward pass cannot show: a way that no value was asked for, and that this batch did not take
+# What is known to fail. What one forward pass cannot show: a way that no value was asked for, and that this batch did not take
 LIMITS = dict(way_by_exception='the value that raises is asked for after both layers have run',
+              shape_of_the_layers_own_output='kept though it could go: a call that asks for a shape alone counts as a reader',
+              view_of_the_layers_own_output='kept though it could go, for the same reason',
               skipped_for_a_batch_of_one='a branch on a shape looks like any other question about a shape')
 
 def limit(c): return [pytest.mark.xfail(reason=LIMITS[c.name], strict=True)] if c.name in LIMITS else []
