@@ -12,11 +12,11 @@ __all__ = ['BN', 'ABSORBERS', 'FILL', 'IDENT', 'FIRST', 'RULES', 'SLICERS', 'Fol
            'feature_labels', 'move', 'same', 'dropout', 'mean', 'pool', 'avg_pool', 'upsample', 'largest', 'pad',
            'extreme', 'End', 'Flow', 'carried', 'sources', 'Move', 'affine_of', 'spread', 'channel_of',
            'plainly_reached', 'backward', 'need_bias', 'precise', 'give_back', 'arrivals', 'add_pre', 'forward',
-           'still', 'find', 'straight', 'same_fate', 'origin', 'beside', 'aside', 'terms', 'through_sum', 'Share',
-           'apply', 'decide', 'try_ways', 'check_statistics', 'make_plan']
+           'still', 'find', 'other_names', 'straight', 'same_fate', 'origin', 'beside', 'aside', 'terms', 'through_sum',
+           'Share', 'apply', 'decide', 'try_ways', 'check_statistics', 'layers_in_order', 'make_plan']
 
 # %% ../nbs/02_plan.ipynb #55edf2ff
-import dis, heapq, html
+import dis, heapq, html, inspect
 from collections import OrderedDict
 from dataclasses import dataclass, field
 import torch
@@ -47,6 +47,7 @@ class FoldPlan:
     entries: list
     maps: dict = field(default_factory=dict, repr=False) # Path of an absorbing layer -> its `Share`
     record: Record|None = field(default=None, repr=False) # The forward it was decided on
+    layers: tuple = () # Module paths of all layers with weights, in the order of their calls
 
     def __iter__(self): return iter(self.entries)
     def __len__(self): return len(self.entries)
@@ -782,25 +783,31 @@ def _slot(g, at, mcid, i):
     if not below: return ('call',i),c.site,None
     return below[0],g.rec.modules[below[0]].site,g.rec.modules[below[0]].path.split('.')[-1]
 
-def straight(a, b):
-    "Do two slots lie in one straight piece of code, without a jump between them, which names the modules it calls?"
-    (_,a,m),(_,b,n) = a,b
+def other_names(m, code):
+    "Names in the methods of module `m`'s own class, but for `code` and its constructor"
+    fs = [f for c in type(m).__mro__ if not c.__module__.startswith('torch.') for f in vars(c).values() if inspect.isfunction(f)]
+    return {n for f in fs if f.__code__ is not code and f.__name__!='__init__' for n in f.__code__.co_names}
+
+def straight(m, a, b):
+    "Do two slots of module `m` lie in one straight piece of code, without a jump between them, which alone names the modules it calls?"
+    (_,a,p),(_,b,q) = a,b
     if not a or not b or len(a)!=len(b) or a[:-1]!=b[:-1] or a[-1][0] is not b[-1][0]: return False
     lo,hi = sorted((a[-1][1], b[-1][1]))
     code,jumps = list(dis.get_instructions(a[-1][0])),set(dis.hasjrel+dis.hasjabs)
     if any((lo<i.offset<=hi and i.is_jump_target) or (lo<=i.offset<=hi and i.opcode in jumps) for i in code): return False
-    start = max((i.offset for i in code if i.offset<=lo and (i.is_jump_target or i.opcode in jumps)), default=0)
-    named = {i.argval for i in code if start<=i.offset<=hi and i.opname in ('LOAD_ATTR','LOAD_METHOD')}
-    return all(k is None or k in named for k in (m,n))
+    edges = [i.offset for i in code if i.is_jump_target or i.opcode in jumps]
+    start,end = max((o for o in edges if o<=lo), default=0),min((o for o in edges if o>hi), default=float('inf'))
+    here,there = ({i.argval for i in code if inside==(start<=i.offset<end) and i.opname in ('LOAD_ATTR','LOAD_METHOD')} for inside in (True,False))
+    return {p,q}-{None} <= here-there-other_names(m, a[-1][0])
 
 def same_fate(g, calls):
-    "Stop if a branch on a value could run some of `calls` without the others"
+    "Stop if a branch on a value, or on the number of items, could run some of `calls` without the others"
     for at,stack in g.rec.branches:
         slots = [_slot(g, at, stack[-1] if stack else None, i) for i in calls]
+        p = g.rec.modules[stack[-1]].path if stack else ''
         for s in slots[1:]:
-            if s==slots[0] or (s and slots[0] and (s[0]==slots[0][0] or straight(s, slots[0]))): continue
-            p = g.rec.modules[stack[-1]].path if stack else ''
-            raise Stop(f"{code(p)} branches on a computed value, and another batch may take another way")
+            if s==slots[0] or (s and slots[0] and (s[0]==slots[0][0] or straight(g.mods[p], s, slots[0]))): continue
+            raise Stop(f"{code(p)} branches on the batch, and another may take another way")
 
 # %% ../nbs/02_plan.ipynb #a36b7bdf
 def _signs(c):
@@ -972,6 +979,11 @@ def _final(into, p):
     "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
     return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))
 
+def layers_in_order(g)->tuple:
+    "Paths of the layers that have weights of their own, in the order they were called; those that were not come last"
+    own = lambda p: p in g.layers or any(w is not None for w in g.mods[p]._parameters.values())
+    return tuple(dict.fromkeys([*(mc.path for mc in g.rec.modules if own(mc.path)), *g.layers]))
+
 def make_plan(
     model:nn.Module, # Its layers are decided on; nothing is changed
     *xb # One batch, as the positional inputs of the model
@@ -985,4 +997,4 @@ def make_plan(
     ways = [{p:v for p,v in d.items() if p not in into} for d in (g.pre, g.post, g.tap)]
     owners = {p:o for d in ways for p,(o,_) in d.items()}
     maps = {p:Share(o, *(d[p][1] if p in d else None for d in ways)) for p,o in owners.items()}
-    return FoldPlan(entries, maps, record=rec)
+    return FoldPlan(entries, maps, rec, layers_in_order(g))

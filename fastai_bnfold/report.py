@@ -82,3 +82,50 @@ def _plot(self, figsize=None):
     return fig
 
 FoldReport.plot = _plot
+
+# %% ../nbs/03_report.ipynb #08b0053a
+def _strip(ax, plan, where, per_row):
+    "Draw each layer as a cell, folded BatchNorms hollow, kept ones numbered"
+    from matplotlib.patches import Rectangle
+    entries,takes = {e.bn:e for e in plan},{p for e in plan for p in e.into}
+    kept = {e.bn:n for n,e in enumerate(plan.kept, 1)}
+    for p,(x,y) in where.items():
+        gone = p in entries and p not in kept
+        color = COLORS['kept' if p in kept else 'folded' if gone or p in takes else 'unfolded']
+        ax.add_patch(Rectangle((x-.4,y-.4), .8, .8, facecolor='none' if gone else color, edgecolor=color, lw=1.2))
+        if p in kept: ax.text(x, y, kept[p], ha='center', va='center', color='white', fontsize=7)
+
+def _lines(ax, plan, where):
+    "Draw a line from each folded BatchNorm to the layers that take it over"
+    from matplotlib.patches import FancyArrowPatch
+    for e in plan.folded:
+        for p in e.into:
+            (x,y),(u,v) = where[e.bn],where[p]
+            ax.add_patch(FancyArrowPatch((x,y+.45), (u,v+.45), arrowstyle='-', color=COLORS['folded'], lw=.9, connectionstyle=f"arc3,rad={.6 if u<x else -.6}" if y==v else 'arc3'))
+
+def _why(plan, most):
+    "The kept layers and their reasons, as lines of text"
+    lines = [f'{n}  {e.bn}: {e.reason}' for n,e in enumerate(plan.kept, 1)]
+    return '\n'.join(lines[:most] + ([f'and {len(lines)-most} more'] if len(lines)>most else []))
+
+# %% ../nbs/03_report.ipynb #5d102b6a
+def _plot_plan(self, per_row=64, most=8, figsize=None):
+    "The network as a strip of layers: folded, into what, kept and why (the first `most` reasons); returns the figure"
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+    layers = list(self.layers or dict.fromkeys(p for e in self for p in (*e.into, e.bn)))
+    where = {p:(i%per_row, -1.8*(i//per_row)) for i,p in enumerate(layers)}
+    rows,cols,why = max(1,-(-len(layers)//per_row)),min(per_row, max(len(layers), 24)),_why(self, most)
+    height = .35*rows+.55+.17*(why.count('\n')+bool(why))
+    fig,ax = plt.subplots(figsize=figsize or (max(6,.17*cols), height), constrained_layout=True)
+    fig.patch.set_alpha(0)
+    _strip(ax, self, where, per_row); _lines(ax, self, where)
+    ax.set(xlim=(-1,cols), ylim=(-1.8*rows+1,1.2), xticks=[], yticks=[], title=self.summary)
+    _bare(ax).spines['bottom'].set_visible(False)
+    c = COLORS
+    keys = [Patch(fc='none', ec=c['folded'], label='BatchNorm, folded'), Patch(fc=c['folded'], label='absorbs it'), Patch(fc=c['kept'], label='BatchNorm, kept'), Patch(fc=c['unfolded'], label='other layers')]
+    fig.legend(handles=keys, loc='outside lower left', ncols=4, frameon=False, labelcolor='#888', fontsize=8)
+    if why: ax.set_xlabel(why, loc='left', fontsize=8)
+    return fig
+
+FoldPlan.plot = _plot_plan

@@ -1665,3 +1665,68 @@ def skipped_for_a_batch_of_one():
 def timm_groups_of_calls():
     from timm.layers import ConvNormAct
     return Fn(lambda s, x: F.relu(s.bn2(s.c2(s.cna.conv(F.relu(s.bn(s.c1(x))))))), c1=conv(), bn=bn(), cna=ConvNormAct(4, 4, 1, apply_act=False, apply_norm=False), c2=conv(4), bn2=bn()), img()
+
+
+# ---------------------------------------------------------------- other ways, for another number of items
+WAY = ('way',)
+
+
+@case(bn=WAY)
+def skipped_by_size():
+    def f(s, x):
+        n = x.size(0)
+        y = s.conv(x)
+        if n // 2 < 2: y = s.bn(y)
+        return F.relu(y)
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case(bn=WAY)
+def skipped_by_len():
+    def f(s, x):
+        y = s.conv(x)
+        if len(y) < 4: y = s.bn(y)
+        return F.relu(y)
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case(bn=WAY)
+def both_values_held():
+    "What goes in and what comes out of the layer are in variables where the model branches"
+    def f(s, x):
+        y = s.conv(x)
+        z = s.bn(y)
+        if x.shape[0] < 4: return F.relu(z)
+        return F.relu(y)
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case(bn=WAY)
+def held_for_a_reader_not_seen():
+    def f(s, x):
+        y = s.bn(F.relu(x))
+        z = s.a(y)
+        return z if x.shape[0] < 4 else y[:, :, 2:].abs()
+    return Fn(f, bn=bn(3), a=conv(3, 3)), img()
+
+
+@case(bn=WAY)
+def other_way_in_a_method():
+    class TwoWays(nn.Module):
+        def __init__(self): super().__init__(); self.conv, self.bn = conv(), bn()
+        def few(self, x): return F.relu(self.bn(self.conv(x)))
+        def many(self, x): return F.relu(self.conv(x))
+        def forward(self, x): return self.few(x) if x.shape[0] < 4 else self.many(x)
+    return TwoWays(), img()
+
+
+@case('bn bn2')
+def questions_that_are_no_branch():
+    "Numbers of items compared with each other, passed on, used as a shape; and a branch that both layers lie before"
+    def f(s, x):
+        y = s.bn(s.conv(x))
+        if y.shape != x.shape and y.shape[0] == x.shape[0]: y = F.relu(y)
+        n, c = y.shape[:2]
+        y = s.bn2(s.lin(y.view(len(x), c, -1).mean(2)))
+        return y * 2 if x.size(0) > 3 else y + y
+    return Fn(f, conv=conv(), bn=bn(), lin=nn.Linear(4, 4), bn2=nn.BatchNorm1d(4)), img()
