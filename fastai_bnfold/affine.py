@@ -8,6 +8,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/affine.html.md"""
 __all__ = ['Affine', 'bn_affine', 'after', 'inverse', 'grouped', 'ungrouped', 'absorb', 'absorb_bn', 'round_to']
 
 # %% ../nbs/00_affine.ipynb #d52cdff6
+import math
 from typing import NamedTuple
 import torch
 from torch import Tensor
@@ -109,12 +110,12 @@ def absorb_bn(
 
 # %% ../nbs/00_affine.ipynb #20c9fe8a
 def round_to(
-    x:Tensor, # float64
-    like:Tensor # Gives dtype and device, and the memory format if the shapes are the same
-)->Tensor: # As `like`
-    "Round `x` once to the dtype and device of `like`; OverflowError where it does not fit"
-    y = torch.empty_like(like.detach()) if x.shape==like.shape else like.new_empty(x.shape)
+    x:Tensor, # float64; may be written
+    y:Tensor # Takes the result, in its own dtype and on its own device
+)->Tensor: # `y`
+    "Round `x` once into `y`; OverflowError where it does not fit"
+    if y.dtype in (torch.float32, torch.float64): torch.hardshrink(x, torch.finfo(y.dtype).smallest_normal, out=x)
     y.copy_(x)
     lo,hi = torch.aminmax(y) if y.numel() else (y.sum(),y.sum())
-    if not (lo.isfinite() and hi.isfinite()): raise OverflowError(f"a folded weight of {x.abs().max():.3g} does not fit {like.dtype}")
-    return torch.nn.functional.hardshrink(y, torch.finfo(y.dtype).smallest_normal) if y.dtype in (torch.float32, torch.float64) else y
+    if not (math.isfinite(lo) and math.isfinite(hi)): raise OverflowError(f"a folded weight of {x.abs().max():.3g} does not fit {y.dtype}")
+    return y

@@ -40,39 +40,66 @@ class Change:
         self.slots[self.key] = self.old
 
 # %% ../nbs/04_fold.ipynb #52a0adbe
-def _put(m, name, like, value):
-    "Change that puts `value` (float64) into parameter or buffer `name` of `m`"
-    slots = m._buffers if name in m._buffers else m._parameters
-    old,new = slots.get(name),round_to(value, like)
-    if slots is m._parameters: new = nn.Parameter(new, requires_grad=like.requires_grad)
-    return Change(slots, name, old, new)
+def _parts(o, n):
+    "Slices of the output channels of absorber `o`, with whole groups and about 2**17 of its `n` weights in each"
+    unit = o.n_out//o.groups if o.groups>1 else 1
+    step = unit*max(1, 2**17*o.n_out//(n*unit))
+    return [slice(i, min(i+step, o.n_out)) for i in range(0, o.n_out, step)]
 
-def _add_tap(w, b, a):
-    "Add map `a` to the taps by which each output sees its own input; in place"
-    c = torch.arange(len(w))
-    w[(c, c%w.shape[1], *(n//2 for n in w.shape[2:]))] += a.s
+def _part(o, out):
+    "For output channels `out`: the slice of its input channels, the index of its weights, and its groups"
+    if o.groups==1: return slice(None),((slice(None),out) if o.transposed else out),1
+    inp = slice(out.start*o.n_in//o.n_out, out.stop*o.n_in//o.n_out)
+    return inp,(inp if o.transposed else out),(out.stop-out.start)*o.groups//o.n_out
+
+def _some(a, i): return None if a is None else type(a)(*(x[i] for x in a))
+
+def _add_tap(w, b, a, first):
+    "Add map `a` to the taps by which each output, from number `first` on, sees its own input; in place"
+    r = torch.arange(len(w))
+    w[(r, (r+first)%w.shape[1], *(n//2 for n in w.shape[2:]))] += a.s
     b += a.t
+
+def _new_weights(share, w, b):
+    "Weight and bias with the absorbed maps, like `w`; `b` may be None"
+    o,neww,newb = share.absorber,torch.empty_like(w.detach()),w.detach().new_empty(share.absorber.n_out)
+    for out in _parts(o, w.numel()):
+        inp,at,groups = _part(o, out)
+        pw,pb = absorb(w[at], None if b is None else b[out], _some(share.pre, inp), _some(share.post, out), groups, o.transposed)
+        if share.tap is not None: _add_tap(pw, pb, _some(share.tap, out), out.start)
+        round_to(pw, neww[at]); round_to(pb, newb[out])
+    return neww,newb
+
+# %% ../nbs/04_fold.ipynb #2bf44140
+def _put(m, name, value, like):
+    "Change that puts `value` into parameter or buffer `name` of `m`; a new parameter is trained if `like` is"
+    slots = m._buffers if name in m._buffers else m._parameters
+    return Change(slots, name, slots.get(name), nn.Parameter(value, requires_grad=like.requires_grad) if slots is m._parameters else value)
 
 def _absorbing(m, share):
     "Changes that let layer `m` take over its share"
-    o,pre,post = share.absorber,share.pre,share.post
+    o = share.absorber
+    old = getattr(m, o.weight),None if o.bias is None else getattr(m, o.bias)
     if o.bn:
-        like = m.weight if m.weight is not None else m.running_mean
-        w,b = absorb_bn(m.running_mean, m.running_var, m.weight, m.bias, m.eps, pre, post)
-        return [_put(m, 'weight', like, w), _put(m, 'bias', like if m.bias is None else m.bias, b)]
-    like = getattr(m, o.weight)
-    old = None if o.bias is None else m._parameters[o.bias]
-    w,b = absorb(like, old, pre, post, o.groups, o.transposed)
-    if share.tap is not None: _add_tap(w, b, share.tap)
-    return [_put(m, o.weight, like, w)] + ([] if o.bias is None else [_put(m, o.bias, like if old is None else old, b)])
+        like = m.running_mean if old[0] is None else old[0]
+        new = absorb_bn(m.running_mean, m.running_var, *old, m.eps, share.pre, share.post)
+        new = [round_to(x, torch.empty_like(like.detach())) for x in new]
+    else: like,new = old[0],_new_weights(share, *old)
+    return [_put(m, n, x, like if t is None else t) for n,x,t in zip((o.weight,o.bias), new, old) if n is not None]
 
 # %% ../nbs/04_fold.ipynb #68d6843d
-def _replacing(model, bn, like):
-    "Changes that put what is left of layer `bn` wherever it is registered"
-    m = model.get_submodule(bn)
+def _places(model):
+    "id of a module -> wherever it is registered, as (container, key)"
+    at = {}
+    for p in model.modules():
+        for k,m in p._modules.items(): at.setdefault(id(m), []).append((p._modules,k))
+    return at
+
+def _replacing(m, places, like):
+    "Changes that put what is left of layer `m` in its `places`"
     rest = bn_rest(m)(m)
     rest.training = m.training
-    return [Change(p._modules, k, m, rest, like) for p in model.modules() for k,c in p._modules.items() if c is m]
+    return [Change(slots, k, m, rest, like) for slots,k in places]
 
 def _or_explain(m, share):
     "`_absorbing`, or a FoldError that says why the new weights are no numbers"
@@ -89,7 +116,8 @@ def changes_for(model:nn.Module, plan:FoldPlan)->list:
     weights = {p:getattr(model.get_submodule(p), s.absorber.weight) for p,s in plan.maps.items()}
     new = {id(c.old):c.new for c in cs}
     like = lambda e: next((new.get(id(weights[p]), weights[p]) for p in e.into if p in weights), None)
-    return cs + [c for e in plan.folded for c in _replacing(model, e.bn, like(e))]
+    places,mods = _places(model),dict(model.named_modules())
+    return cs + [c for e in plan.folded for c in _replacing(mods[e.bn], places[id(mods[e.bn])], like(e))]
 
 # %% ../nbs/04_fold.ipynb #b2cc757d
 TOLERANCE = {

@@ -174,6 +174,7 @@ class Graph:
         self.layers = {p:[] for p,m in self.mods.items() if is_bn(m)} # path -> indices of its calls
         self.unfit,self.folded,self.owners,self.reached = {},set(),{},{}
         self.pre,self.post,self.tap = {},{},{} # what each absorber has taken so far
+        self.own = {} # the map of each layer
         self.values_of = {} # module path -> the values that its parameters and buffers are
         for v,slots in rec.params.items():
             for p,_ in slots: self.values_of.setdefault(p, []).append(v)
@@ -589,7 +590,8 @@ class Move:
 
 def affine_of(g, p):
     "The map of layer `p`, with what it has absorbed itself"
-    a = layer_affine(g.mods[p])
+    if p not in g.own: g.own[p] = layer_affine(g.mods[p])
+    a = g.own[p]
     if p in g.pre: a = after(a, g.pre[p][1])
     return after(g.post[p][1], a) if p in g.post else a
 

@@ -100,10 +100,12 @@ def map_tensors(f, o, kind=Tensor):
         return r if isinstance(o, list) else tuple(r)
     return o
 
+_plain = (type(None),str,bytes,int,float,torch.Size,torch.dtype,torch.device,type,nn.Module)
+
 def tensors_in(o, depth=6)->list:
     "Every tensor in a nested object, also in the attributes of plain objects such as dataclasses"
     if isinstance(o, Tensor): return [o]
-    if depth==0 or isinstance(o, (str,bytes,int,float,type,nn.Module,torch.Size)): return []
+    if depth==0 or isinstance(o, _plain): return []
     if isinstance(o, dict): items = o.values()
     elif isinstance(o, slice): items = (o.start,o.stop,o.step)
     elif isinstance(o, (list,tuple,set,frozenset)): items = o
@@ -177,7 +179,7 @@ def held(f)->list:
     code,jumps = list(dis.get_instructions(f.f_code)),set(dis.hasjrel+dis.hasjabs)
     start = 0 if any(i.opcode in jumps and i.argval<i.offset for i in code) else f.f_lasti
     named = {n for i in code if i.offset>start and 'LOAD' in i.opname for n in (i.argval if isinstance(i.argval, tuple) else (i.argval,))}
-    return tensors_in([o for n,o in f.f_locals.items() if n in named])
+    return tensors_in([o for n,o in f.f_locals.items() if n in named], depth=3)
 
 # %% ../nbs/01_trace.ipynb #ef0f2b65
 def _state(t):
@@ -292,7 +294,8 @@ class Tracer(TorchFunctionMode):
     def branch(self):
         "Note that the code may branch here, on a value or on the number of items, and what another way could read"
         self.rec.branches.append((len(self.rec.calls)-1, self.stack))
-        p = self.rec.modules[self.stack[-1]].path if self.stack else ''
+        if not self.stack: return
+        p = self.rec.modules[self.stack[-1]].path
         for v in {self.known(t) for f in code_frames() for t in held(f)}:
             self.rec.watchers.setdefault(v, []).append(f"is held where {f'`{p}`' if p else 'the model'} branches on the batch, and may be read on another way")
 
@@ -353,6 +356,8 @@ def _no_gc():
         if on: gc.enable()
 
 # %% ../nbs/01_trace.ipynb #56ba7fc1
+_of_every_module = set(vars(nn.Module())) # attributes that are PyTorch's own
+
 def _register(model, xb, tracer):
     "Number the parameters, buffers and inputs before anything runs"
     for p,m in model.named_modules():
@@ -362,7 +367,7 @@ def _register(model, xb, tracer):
                 v = tracer.mem.get(t)
                 if v is None: v = tracer.value(t, const=2)
                 tracer.rec.params.setdefault(v, []).append((p,n))
-        for t in tensors_in([o for k,o in vars(m).items() if k not in ('_parameters','_buffers','_modules')], depth=2):
+        for t in tensors_in([o for k,o in vars(m).items() if k not in _of_every_module], depth=2):
             if tracer.mem.get(t) is None: tracer.value(t, const=2)
     for t in tensors_in(xb): tracer.known(t)
 
@@ -425,15 +430,14 @@ def _keep_object(o, depth):
 
 # %% ../nbs/01_trace.ipynb #aaa084e6
 class _Snapshot:
-    "What a forward may change in a module: buffers and plain attributes"
-    _skip = ('_parameters','_buffers','_modules','_forward_hooks','_forward_pre_hooks')
+    "What a forward may change in a module: buffers and the attributes that are its own, not every module's"
     def __init__(self, m):
-        self.m,self.attrs = m,{k:_keep(v) for k,v in vars(m).items() if k not in self._skip}
+        self.m,self.attrs = m,{k:_keep(v) for k,v in vars(m).items() if k not in _of_every_module}
         self.bufs = {k:_keep(v) for k,v in m._buffers.items()}
 
     def restore(self):
         "Put everything back"
-        for k in [k for k in vars(self.m) if k not in self.attrs and k not in self._skip]: vars(self.m).pop(k)
+        for k in [k for k in vars(self.m) if k not in self.attrs and k not in _of_every_module]: vars(self.m).pop(k)
         vars(self.m).update({k:back() for k,back in self.attrs.items()})
         for k,back in self.bufs.items():
             if (t := back()) is not self.m._buffers[k]: self.m._buffers[k] = t
