@@ -10,7 +10,7 @@ BIN  := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml settings.ini setup.py | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench export notebooks readme docs dist clean
+.PHONY: help setup demo test fuzz bench zoo export notebooks readme docs dist clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -39,6 +39,10 @@ fuzz: $(STAMP) ## N random networks, folded and compared
 
 bench: $(STAMP) ## the benchmarks
 	@$(BIN)/python tests/benchmarks.py $(ARGS)
+
+zoo: $(STAMP) ## fold every model of the zoo, beside other tools; an hour and a half
+	@mkdir -p nbs/data
+	@for s in fastai torchvision timm; do $(BIN)/python -W ignore tests/zoo.py --set $$s --out nbs/data/zoo_$$s.json || exit 1; done
 
 export: $(STAMP) ## notebooks to modules, and the sidebar of the site
 	@$(BIN)/nbdev-export

@@ -189,7 +189,9 @@ class Result:
         return [(*r, *([theirs.get(r[0], '')] if theirs else [])) for r in rows]
 
     @property
-    def head(self): return ('', 'before', 'after', '', *(["the article's"] if self.name in ARTICLE else []))
+    def head(self):
+        "Names of the columns"
+        return ('', 'before', 'after', '', *(["the article's"] if self.name in ARTICLE else []))
     def __repr__(self): return as_text(self.name, self.head, self.rows())
     def _repr_html_(self): return as_html(self.name, self.head, self.rows())
 

@@ -74,7 +74,9 @@ class Timings:
     copy:list=field(default_factory=list) # Seconds for copying the input to the device, one for each round
 
     @property
-    def names(self): return list(self.times)
+    def names(self):
+        "What was timed, in order"
+        return list(self.times)
     @property
     def n(self):
         "Number of rounds"

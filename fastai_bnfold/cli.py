@@ -54,7 +54,9 @@ examples:
   bnfold model.pkl --item cat.jpg --out deploy/small.pkl --force"""
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message): raise Stop(f'{message}; `bnfold --help` shows how it is used')
+    def error(self, message):
+        "A wrong option stops like any other mistake, in one line"
+        raise Stop(f'{message}; `bnfold --help` shows how it is used')
 
 # %% ../nbs/07_cli.ipynb #a148c5a7
 def parser()->argparse.ArgumentParser:

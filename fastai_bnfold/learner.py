@@ -196,7 +196,9 @@ class BNFoldCallback(Callback):
         "`validate` comes by here too, and trains nothing"
         self.trained = False
 
-    def before_train(self): self.trained = True
+    def before_train(self):
+        "An epoch of training begins"
+        self.trained = True
 
     def after_cancel_fit(self):
         "Early stopping is an end like any other; every other cancellation is not"
@@ -204,6 +206,7 @@ class BNFoldCallback(Callback):
         self.trained = self.trained and any(cb.wait>=cb.patience for cb in early)
 
     def after_fit(self):
+        "The fit ended well: fold"
         if self.trained and not self.hold: self.fold(self.learn)
 
     def fold(self, learn):

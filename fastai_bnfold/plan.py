@@ -238,6 +238,8 @@ def _why_kept(g, p):
             if not any(q==g.rec.path(g.calls[i]) for q,_ in slots): return f"its {slots[0][1]} is also read by {where(g, i)}"
     if any(strides(g, c.args[0].v)!=strides(g, c.writes[0]) and _viewed(g, c.writes[0]) for c in map(g.calls.__getitem__, g.layers[p])):
         return "its output is viewed in a memory layout that its input does not have"
+    if any(0 in strides(g, c.args[0].v) and g.rec.values[c.writes[0]].store in g.rec.store_writes for c in map(g.calls.__getitem__, g.layers[p])):
+        return "its output is written in place, and its input is expanded: many elements in one place"
 
 Graph._judge = lambda self, p: self.unfit.update({p:why} if (why := _why_kept(self, p)) else {})
 
@@ -672,8 +674,9 @@ def backward(g, p, into_bn=False, undo=False):
 def _first_bn(g, own, p): return f"BatchNorm {code(next((o.path for o in own.values() if o.bn), p))}"
 
 def _all_arrive(g, f, calls):
-    "Stop if some call of the BatchNorm was not reached by the labels sent forward"
-    if set(calls)<={e.call for e in f.ends}: return
+    "Stop if some call of the BatchNorm, or some part of what it reads, was not reached by the labels sent forward"
+    here = [e for e in f.ends if e.call in calls]
+    if set(calls)<={e.call for e in here} and not any((compact(e.lab)==IDENT).any() for e in here): return
     e = next((e for e in f.ends if e.call is not None and e.to is None), None)
     if e is None: raise Stop("the previous layer's channels are not its channels")
     raise Stop(f"{where(g, e.call)} between it and the previous layer"+(': '+e.reason.split(' between: ')[1] if ' between: ' in e.reason else ''))
@@ -684,9 +687,9 @@ def need_bias(g, o, a):
     if o.bias is None and (a.t!=0).any(): raise Stop(f"{cls_name(g.mods[o.path])} {code(o.path)} has no bias to take the shift")
     return a
 
-def precise(g, p, *ratios):
-    "Stop where a map would cost half of the digits: a mean many standard deviations away from zero, say"
-    limit = torch.finfo(g.rec.values[g.calls[g.layers[p][0]].reads[0]].dtype).eps**-.5
+def precise(g, p, *ratios, share=.5):
+    "Stop where a map would cost that share of the digits: a mean many standard deviations away from zero, say"
+    limit = torch.finfo(g.rec.values[g.calls[g.layers[p][0]].reads[0]].dtype).eps**-share
     worst = max(float(r.abs().nan_to_num(nan=0.).max()) for r in ratios)
     if worst>limit: raise Stop(f"folding would lose precision: its mean is {worst:.3g} standard deviations from zero")
 
@@ -702,7 +705,7 @@ def give_back(g, move, p, f, ends, chan, a, undo):
     if not undo: raise Undoes("the previous layer's output also feeds "+where(g, ends[0].call))
     for i in g.layers[p]: still(g, i, f)
     if (a.s==0).any(): raise Stop(f"the previous layer's output also feeds {where(g, ends[0].call)}, which cannot undo a scale of zero")
-    precise(g, p, _mean_in_stds(g.mods[p]), a.t/a.s/(g.mods[p].running_var.double().cpu()+g.mods[p].eps).sqrt())
+    precise(g, p, _mean_in_stds(g.mods[p]), a.t/a.s/(g.mods[p].running_var.double().cpu()+g.mods[p].eps).sqrt(), share=.4) # rounded twice, going and coming back
     inv = inverse(a)
     for o,labels,fill,c in arrivals(g, ends):
         if not o.bn and g.mods[o.path]._parameters.get(o.bias) is None: raise Stop(f"the previous layer's output also feeds {where(g, ends[0].call)}, which would need a bias to undo it: no operation saved")

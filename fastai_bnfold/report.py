@@ -9,6 +9,7 @@ __all__ = ['COLORS', 'FoldReport']
 
 # %% ../nbs/03_report.ipynb #e821e3a9
 from dataclasses import dataclass, field
+from fastcore.basics import patch
 from .plan import FoldPlan, as_text, as_html
 
 # %% ../nbs/03_report.ipynb #f97f33d6
@@ -70,7 +71,8 @@ def _bars(ax, title, before, after):
     _bare(ax)
 
 # %% ../nbs/03_report.ipynb #ef26784d
-def _plot(self, figsize=None):
+@patch
+def plot(self:FoldReport, figsize=None):
     "Layers and parameters before and after, and the times if they were measured; returns the figure"
     import matplotlib.pyplot as plt
     n = 3 if self.times is not None else 2
@@ -81,27 +83,26 @@ def _plot(self, figsize=None):
     if n==3: self.times.plot(ax=axs[2])
     return fig
 
-FoldReport.plot = _plot
-
 # %% ../nbs/03_report.ipynb #08b0053a
-def _strip(ax, plan, where, per_row):
-    "Draw each layer as a cell, folded BatchNorms hollow, kept ones numbered"
+def _near(where, p, q): return where[p][1]==where[q][1] and abs(where[p][0]-where[q][0])<=4
+
+def _strip(ax, plan, where):
+    "Draw each layer as a cell: folded BatchNorms hollow, kept ones numbered"
     from matplotlib.patches import Rectangle
-    entries,takes = {e.bn:e for e in plan},{p for e in plan for p in e.into}
-    kept = {e.bn:n for n,e in enumerate(plan.kept, 1)}
+    entries,takes,numbers = {e.bn:e for e in plan},{p for e in plan for p in e.into},{e.bn:n for n,e in enumerate(plan.kept, 1)}
     for p,(x,y) in where.items():
-        gone = p in entries and p not in kept
-        color = COLORS['kept' if p in kept else 'folded' if gone or p in takes else 'unfolded']
+        gone = p in entries and entries[p].folded
+        color = COLORS['kept' if p in numbers else 'folded' if gone or p in takes else 'unfolded']
         ax.add_patch(Rectangle((x-.4,y-.4), .8, .8, facecolor='none' if gone else color, edgecolor=color, lw=1.2))
-        if p in kept: ax.text(x, y, kept[p], ha='center', va='center', color='white', fontsize=7)
+        far = sum(not _near(where, p, q) for q in entries[p].into) if gone else 0
+        if p in numbers or far: ax.text(x, y, numbers.get(p, far), ha='center', va='center', color='white' if p in numbers else COLORS['folded'], fontsize=7)
 
 def _lines(ax, plan, where):
-    "Draw a line from each folded BatchNorm to the layers that take it over"
+    "Draw a line from each folded BatchNorm to the layers near it that take it over"
     from matplotlib.patches import FancyArrowPatch
-    for e in plan.folded:
-        for p in e.into:
-            (x,y),(u,v) = where[e.bn],where[p]
-            ax.add_patch(FancyArrowPatch((x,y+.45), (u,v+.45), arrowstyle='-', color=COLORS['folded'], lw=.9, connectionstyle=f"arc3,rad={.6 if u<x else -.6}" if y==v else 'arc3'))
+    for p,q in ((e.bn,q) for e in plan.folded for q in e.into if _near(where, e.bn, q)):
+        (x,y),(u,_) = where[p],where[q]
+        ax.add_patch(FancyArrowPatch((x,y+.45), (u,y+.45), arrowstyle='-', color=COLORS['folded'], lw=.9, connectionstyle=f"arc3,rad={.6 if u<x else -.6}"))
 
 def _why(plan, most):
     "The kept layers and their reasons, as lines of text"
@@ -109,7 +110,8 @@ def _why(plan, most):
     return '\n'.join(lines[:most] + ([f'and {len(lines)-most} more'] if len(lines)>most else []))
 
 # %% ../nbs/03_report.ipynb #5d102b6a
-def _plot_plan(self, per_row=64, most=8, figsize=None):
+@patch
+def plot(self:FoldPlan, per_row=64, most=6, figsize=None):
     "The network as a strip of layers: folded, into what, kept and why (the first `most` reasons); returns the figure"
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
@@ -119,13 +121,11 @@ def _plot_plan(self, per_row=64, most=8, figsize=None):
     height = .35*rows+.55+.17*(why.count('\n')+bool(why))
     fig,ax = plt.subplots(figsize=figsize or (max(6,.17*cols), height), constrained_layout=True)
     fig.patch.set_alpha(0)
-    _strip(ax, self, where, per_row); _lines(ax, self, where)
+    _strip(ax, self, where); _lines(ax, self, where)
     ax.set(xlim=(-1,cols), ylim=(-1.8*rows+1,1.2), xticks=[], yticks=[], title=self.summary)
     _bare(ax).spines['bottom'].set_visible(False)
     c = COLORS
-    keys = [Patch(fc='none', ec=c['folded'], label='BatchNorm, folded'), Patch(fc=c['folded'], label='absorbs it'), Patch(fc=c['kept'], label='BatchNorm, kept'), Patch(fc=c['unfolded'], label='other layers')]
+    keys = [Patch(fc='none', ec=c['folded'], label='BatchNorm, folded (into so many layers further away)' if any(not _near(where, e.bn, q) for e in self.folded for q in e.into) else 'BatchNorm, folded'), Patch(fc=c['folded'], label='absorbs it'), Patch(fc=c['kept'], label='BatchNorm, kept'), Patch(fc=c['unfolded'], label='other layers')]
     fig.legend(handles=keys, loc='outside lower left', ncols=4, frameon=False, labelcolor='#888', fontsize=8)
     if why: ax.set_xlabel(why, loc='left', fontsize=8)
     return fig
-
-FoldPlan.plot = _plot_plan

@@ -6,15 +6,17 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/trace.html.md"""
 
 # %% auto #0
 __all__ = ['ASKS', 'TELLS', 'RANDOM', 'INDEXERS', 'LIKE', 'Ref', 'Value', 'Call', 'ModuleCall', 'Record', 'op_name',
-           'map_tensors', 'tensors_in', 'Items', 'code_frames', 'call_site', 'compared_next', 'held', 'Tracer',
-           'hooked', 'untouched', 'own_copy', 'trace']
+           'map_tensors', 'tensors_in', 'Items', 'code_frames', 'call_site', 'compared_next', 'named_later', 'held',
+           'Tracer', 'hooked', 'untouched', 'own_copy', 'trace']
 
 # %% ../nbs/01_trace.ipynb #e9ddd0b9
 import contextlib, copy, dis, gc, os, random, sys, threading, weakref
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import SimpleNamespace
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -174,12 +176,17 @@ def compared_next(f)->bool:
     later = (i.opname for i in dis.get_instructions(f.f_code) if i.offset>f.f_lasti)
     return next((o.startswith(_looks) for o in later if o.startswith((*_looks,'CALL','STORE','RETURN','BUILD'))), False)
 
+@lru_cache(maxsize=1000)
+def named_later(code, at)->set:
+    "Variables that `code` names after instruction `at` (where it loops: anywhere)"
+    ins,jumps = list(dis.get_instructions(code)),set(dis.hasjrel+dis.hasjabs)
+    start = -1 if any(i.opcode in jumps and i.argval<i.offset for i in ins) else at
+    return {n for i in ins if i.offset>start and 'LOAD' in i.opname for n in (i.argval if isinstance(i.argval, tuple) else (i.argval,))}
+
 def held(f)->list:
-    "Tensors in variables of frame `f` that its code names after this instruction (in a loop: anywhere)"
-    code,jumps = list(dis.get_instructions(f.f_code)),set(dis.hasjrel+dis.hasjabs)
-    start = 0 if any(i.opcode in jumps and i.argval<i.offset for i in code) else f.f_lasti
-    named = {n for i in code if i.offset>start and 'LOAD' in i.opname for n in (i.argval if isinstance(i.argval, tuple) else (i.argval,))}
-    return tensors_in([o for n,o in f.f_locals.items() if n in named], depth=3)
+    "Tensors in the variables of frame `f` that its code names later"
+    names = named_later(f.f_code, f.f_lasti)
+    return tensors_in([o for n,o in f.f_locals.items() if n in names], depth=3)
 
 # %% ../nbs/01_trace.ipynb #ef0f2b65
 def _state(t):
@@ -247,62 +254,70 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return self.call(op_name(func), func, args, kwargs or {})
 
-    def call(self, name, func, args, kwargs):
-        "Make the call, and record it"
-        if name in ASKS or (name=='type' and len(args)==1 and not kwargs): return self.asked(name, func(*args, **kwargs), args, kwargs)
-        tensors = tensors_in(args[:1] if name in LIKE else [args, kwargs])
-        vs,before = [self.known(t) for t in tensors],[_state(t) for t in tensors]
-        rargs,rkwargs = map_tensors(lambda t: Ref(self.known(t)), (tuple(args),kwargs))
-        if name in INDEXERS: self.keep_ints(tensors)
-        site = call_site()
-        self.depth += 1
-        try: out = func(*args, **kwargs)
-        finally: self.depth -= 1
-        below = _written_below(func, args, kwargs)
-        written = [t for t,b in zip(tensors,before) if _state(t)!=b or any(t is o for o in below) or (t.is_inference() and t is tensors[0] and _in_place(func,kwargs))]
-        outs = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
-        if written or outs or not isinstance(out, Tensor): self.note(Call(name, func, rargs, rkwargs, vs, [], [], self.stack, site), written, outs)
-        return out
+# %% ../nbs/01_trace.ipynb #109ca292
+@patch
+def call(self:Tracer, name, func, args, kwargs):
+    "Make the call, and record it"
+    if name in ASKS or (name=='type' and len(args)==1 and not kwargs): return self.asked(name, func(*args, **kwargs), args, kwargs)
+    tensors = tensors_in(args[:1] if name in LIKE else [args, kwargs])
+    vs,before = [self.known(t) for t in tensors],[_state(t) for t in tensors]
+    rargs,rkwargs = map_tensors(lambda t: Ref(self.known(t)), (tuple(args),kwargs))
+    if name in INDEXERS: self.keep_ints(tensors)
+    site = call_site()
+    self.depth += 1
+    try: out = func(*args, **kwargs)
+    finally: self.depth -= 1
+    below = _written_below(func, args, kwargs)
+    written = [t for t,b in zip(tensors,before) if _state(t)!=b or any(t is o for o in below) or (t.is_inference() and t is tensors[0] and _in_place(func,kwargs))]
+    outs = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
+    if written or outs or not isinstance(out, Tensor): self.note(Call(name, func, rargs, rkwargs, vs, [], [], self.stack, site), written, outs)
+    return out
 
-    def note(self, c, written, outs):
-        "Give numbers to what call `c` made, and to everything that shares memory with what it wrote"
-        i,rec = len(self.rec.calls),self.rec
-        const = min((rec.values[v].const for v in c.reads), default=0 if rec.branches else 1) if c.name not in RANDOM else 0
-        for t in written:
-            store,refs = self.mem.aliases(t)
-            rec.store_writes.setdefault(store, []).append(i)
-            for a in {id(o):o for r in refs if (o := r()) is not None}.values():
-                if any(a is o for o in outs): continue
-                c.overwrites.append(self.known(a))
-                c.writes.append(self.value(a, i))
-        c.reads += [v for v in c.overwrites if v not in c.reads]
-        c.writes += [self.value(t, i, 0 if written else const) for t in outs]
-        rec.calls.append(c)
-        if c.name in TELLS and const<2: self.branch()
+# %% ../nbs/01_trace.ipynb #4549c0c8
+@patch
+def note(self:Tracer, c, written, outs):
+    "Give numbers to what call `c` made, and to everything that shares memory with what it wrote"
+    i,rec = len(self.rec.calls),self.rec
+    const = min((rec.values[v].const for v in c.reads), default=0 if rec.branches else 1) if c.name not in RANDOM else 0
+    for t in written:
+        store,refs = self.mem.aliases(t)
+        rec.store_writes.setdefault(store, []).append(i)
+        for a in {id(o):o for r in refs if (o := r()) is not None}.values():
+            if any(a is o for o in outs): continue
+            c.overwrites.append(self.known(a))
+            c.writes.append(self.value(a, i))
+    c.reads += [v for v in c.overwrites if v not in c.reads]
+    c.writes += [self.value(t, i, 0 if written else const) for t in outs]
+    rec.calls.append(c)
+    if c.name in TELLS and const<2: self.branch()
 
-    def asked(self, name, out, args, kwargs):
-        "What a question about a tensor gives; the number of items in it as `Items`"
-        if name not in ('shape','size','len') or not args or not isinstance(args[0], Tensor): return out
-        v = self.mem.get(args[0])
-        if v is None or self.rec.values[v].const: return out
-        me = weakref.ref(self)
-        branch = lambda: (t := me()) is not None and t.branch()
-        if name=='len' and any(map(compared_next, code_frames()[:1])): branch()
-        if isinstance(out, torch.Size): return torch.Size((Items(out[0], branch), *out[1:])) if out else out
-        return Items(out, branch) if name=='size' and 0 in (*args[1:], kwargs.get('dim')) else out
+# %% ../nbs/01_trace.ipynb #ffb8cc70
+@patch
+def asked(self:Tracer, name, out, args, kwargs):
+    "What a question about a tensor gives; the number of items in it as `Items`"
+    if name not in ('shape','size','len') or not args or not isinstance(args[0], Tensor): return out
+    v = self.mem.get(args[0])
+    if v is None or self.rec.values[v].const: return out
+    me = weakref.ref(self)
+    branch = lambda: (t := me()) is not None and t.branch()
+    if name=='len' and any(map(compared_next, code_frames()[:1])): branch()
+    if isinstance(out, torch.Size): return torch.Size((Items(out[0], branch), *out[1:])) if out else out
+    return Items(out, branch) if name=='size' and 0 in (*args[1:], kwargs.get('dim')) else out
 
-    def branch(self):
-        "Note that the code may branch here, on a value or on the number of items, and what another way could read"
-        self.rec.branches.append((len(self.rec.calls)-1, self.stack))
-        if not self.stack: return
-        p = self.rec.modules[self.stack[-1]].path
-        for v in {self.known(t) for f in code_frames() for t in held(f)}:
-            self.rec.watchers.setdefault(v, []).append(f"is held where {f'`{p}`' if p else 'the model'} branches on the batch, and may be read on another way")
+@patch
+def branch(self:Tracer):
+    "Note that the code may branch here, on a value or on the number of items, and what another way could read"
+    self.rec.branches.append((len(self.rec.calls)-1, self.stack))
+    if not self.stack: return
+    p = self.rec.modules[self.stack[-1]].path
+    for v in {self.known(t) for f in code_frames() for t in held(f)}:
+        self.rec.watchers.setdefault(v, []).append(f"is held where {f'`{p}`' if p else 'the model'} branches on the batch, and may be read on another way")
 
-    def keep_ints(self, tensors):
-        "Keep what is used as an index: it says what goes where"
-        for t in tensors:
-            if not t.is_floating_point() and t.numel()<=1_000_000: self.rec.ints.setdefault(self.known(t), t.detach().cpu().clone())
+@patch
+def keep_ints(self:Tracer, tensors):
+    "Keep what is used as an index: it says what goes where"
+    for t in tensors:
+        if not t.is_floating_point() and t.numel()<=1_000_000: self.rec.ints.setdefault(self.known(t), t.detach().cpu().clone())
 
 # %% ../nbs/01_trace.ipynb #b01ff591
 class _Below(TorchDispatchMode):

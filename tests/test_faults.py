@@ -418,3 +418,31 @@ def test_two_learners_in_two_threads(tmp_path):
     if errs: raise errs[0]
     for o, b in zip(learns, before): assert rel_err([b], [outputs(o)]) < 1e-4
     assert not bn_layers(learns[0].model)
+
+# ---------------------------------------------------------------- an unsteady model
+class Unsteady(nn.Module):
+    "Makes rounding a hundred million times larger"
+    def __init__(self, by=1e9): super().__init__(); self.conv, self.bn, self.by = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), by
+    def forward(self, x): return torch.sin(self.by*self.bn(self.conv(x)))
+
+def unsteady(by): return randomize_bn(Unsteady(by)).double().eval(), batch(dtype=torch.float64)
+
+def test_unsteady_model_is_folded():
+    "What an unsteady model makes of rounding is no fault of the fold: the report says what was allowed"
+    m, x = unsteady(1e9)
+    r = BNFolder(m).fold(x)
+    assert r.bn_after == 0 and 1e-8 < r.tolerance <= 1e-5 and r.max_rel_err <= r.tolerance
+
+@pytest.mark.parametrize('off', [1e-6, 1e-3])
+def test_broken_rule_in_an_unsteady_model(off, monkeypatch):
+    m, x = unsteady(1e3)
+    s, absorb = snapshot(m), F_.absorb
+    monkeypatch.setattr(F_, 'absorb', lambda *a, **k: (lambda w, b: (w, b+off))(*absorb(*a, **k)))
+    with pytest.raises(FoldError, match='would change'): BNFolder(m).fold(x)
+    assert not changed(s, snapshot(m))
+
+def test_chaos_is_refused():
+    m, x = unsteady(1e14)
+    s = snapshot(m)
+    with pytest.raises(FoldError, match='would change'): BNFolder(m).fold(x)
+    assert not changed(s, snapshot(m))
