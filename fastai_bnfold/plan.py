@@ -12,8 +12,9 @@ __all__ = ['BN', 'ABSORBERS', 'FILL', 'IDENT', 'FIRST', 'RULES', 'SLICERS', 'Fol
            'feature_labels', 'move', 'same', 'dropout', 'mean', 'pool', 'avg_pool', 'upsample', 'largest', 'pad',
            'extreme', 'End', 'Flow', 'carried', 'sources', 'Move', 'affine_of', 'spread', 'channel_of',
            'plainly_reached', 'backward', 'need_bias', 'precise', 'give_back', 'arrivals', 'add_pre', 'forward',
-           'still', 'find', 'other_names', 'straight', 'same_fate', 'origin', 'beside', 'aside', 'terms', 'through_sum',
-           'Share', 'apply', 'decide', 'try_ways', 'check_statistics', 'layers_in_order', 'make_plan']
+           'still', 'find', 'concerned', 'other_names', 'reached_into', 'straight', 'together', 'same_fate', 'origin',
+           'beside', 'aside', 'terms', 'through_sum', 'Share', 'apply', 'decide', 'try_ways', 'check_statistics',
+           'other_sizes', 'settled', 'layers_in_order', 'make_plan']
 
 # %% ../nbs/02_plan.ipynb #55edf2ff
 import dis, heapq, html, inspect
@@ -168,11 +169,11 @@ def _bn_call(rec, mcid, mod):
 # %% ../nbs/02_plan.ipynb #53d465d0
 class Graph:
     "The calls of one forward with every BatchNorm as one call, and what has been folded so far"
-    def __init__(self, model, rec):
+    def __init__(self, model, rec, unfit=()):
         self.model,self.rec,self.calls = model,rec,list(rec.calls)
         self.mods = dict(model.named_modules())
         self.layers = {p:[] for p,m in self.mods.items() if is_bn(m)} # path -> indices of its calls
-        self.unfit,self.folded,self.owners,self.reached = {},set(),{},{}
+        self.unfit,self.folded,self.owners,self.reached = dict(unfit),set(),{},{}
         self.pre,self.post,self.tap = {},{},{} # what each absorber has taken so far
         self.own = {} # the map of each layer
         self.values_of = {} # module path -> the values that its parameters and buffers are
@@ -788,13 +789,37 @@ def _slot(g, at, mcid, i):
     if not below: return ('call',i),c.site,None
     return below[0],g.rec.modules[below[0]].site,g.rec.modules[below[0]].path.split('.')[-1]
 
-def other_names(m, code):
-    "Names in the methods of module `m`'s own class, but for `code` and its constructor"
-    fs = [f for c in type(m).__mro__ if not c.__module__.startswith('torch.') for f in vars(c).values() if inspect.isfunction(f)]
-    return {n for f in fs if f.__code__ is not code and f.__name__!='__init__' for n in f.__code__.co_names}
+def concerned(g, at, stack):
+    "The module calls whose code may go another way after a branch: the one that branches; its callers, as far up as they are told a number or a truth value; and what these call with one"
+    mods,up,found = g.rec.modules,list(stack),[stack[-1]] if stack else [None]
+    while len(up)>1 and mods[up.pop()].tells: found.append(up[-1])
+    for k,mc in enumerate(mods):
+        if mc.told and mc.start>at and mc.parent in found: found.append(k)
+    return found
 
-def straight(m, a, b):
-    "Do two slots of module `m` lie in one straight piece of code, without a jump between them, which alone names the modules it calls?"
+# %% ../nbs/02_plan.ipynb #ad89b3bc
+def _codes(f):
+    "The code of a function, method or property, without its decorators, and of what is defined inside"
+    f = getattr(f, '__func__', None) or getattr(f, 'fget', None) or getattr(f, 'func', f)
+    todo,found = [getattr(inspect.unwrap(f) if callable(f) else f, '__code__', f)],[]
+    while todo:
+        if inspect.iscode(c := todo.pop()): found.append(c); todo += c.co_consts
+    return found
+
+def other_names(m, code):
+    "Names in the methods of module `m`, but for `code` itself and the constructor, and in the functions defined inside `code`"
+    own,classes = {},[c for c in type(m).__mro__ if not c.__module__.startswith('torch.')]
+    for c in reversed(classes): own.update(vars(c))
+    fs = [f for c in classes for f in vars(c).values()] if any('super' in c.co_names for f in own.values() for c in _codes(f)) else own.values()
+    return {n for f in fs for c in _codes(f) if c is not code and c.co_name!='__init__' for n in c.co_names}
+
+def reached_into(code, name):
+    "Does `code` use a part of attribute `name`, as in `self.block.conv` or `self.net[0]`?"
+    ops = list(dis.get_instructions(code))
+    return any(a.argval==name and a.opname in ('LOAD_ATTR','LOAD_METHOD') and (b.opname in ('LOAD_ATTR','LOAD_METHOD') or c.opname=='BINARY_SUBSCR') for a,b,c in zip(ops, ops[1:], ops[2:]))
+
+def straight(m, a, b, loose):
+    "Do two slots of module `m` lie in one straight piece of code, without a jump or a `loose` variable between them, which alone names the modules it calls?"
     (_,a,p),(_,b,q) = a,b
     if not a or not b or len(a)!=len(b) or a[:-1]!=b[:-1] or a[-1][0] is not b[-1][0]: return False
     lo,hi = sorted((a[-1][1], b[-1][1]))
@@ -802,17 +827,24 @@ def straight(m, a, b):
     if any((lo<i.offset<=hi and i.is_jump_target) or (lo<=i.offset<=hi and i.opcode in jumps) for i in code): return False
     edges = [i.offset for i in code if i.is_jump_target or i.opcode in jumps]
     start,end = max((o for o in edges if o<=lo), default=0),min((o for o in edges if o>hi), default=float('inf'))
+    first = max((i.offset for i in code if i.offset<lo and i.opname.startswith(('STORE','POP_TOP'))), default=0) # of the statement that makes the first call
+    if any(max(start, first)<=i.offset<=hi and i.opname.startswith('LOAD_FAST') and i.argval in loose.get(a[-1][0], ()) for i in code): return False
     here,there = ({i.argval for i in code if inside==(start<=i.offset<end) and i.opname in ('LOAD_ATTR','LOAD_METHOD')} for inside in (True,False))
     return {p,q}-{None} <= here-there-other_names(m, a[-1][0])
+
+def together(m, a, b, loose):
+    "Are the calls in two slots of module `m` made together, whichever way its code takes?"
+    if a==b and (a is None or a[2] is None): return True
+    if a is None or b is None: return False
+    return not (a[1] and reached_into(a[1][-1][0], a[2])) if a[0]==b[0] else straight(m, a, b, loose)
 
 def same_fate(g, calls):
     "Stop if a branch on a value, or on the number of items, could run some of `calls` without the others"
     for at,stack in g.rec.branches:
-        slots = [_slot(g, at, stack[-1] if stack else None, i) for i in calls]
-        p = g.rec.modules[stack[-1]].path if stack else ''
-        for s in slots[1:]:
-            if s==slots[0] or (s and slots[0] and (s[0]==slots[0][0] or straight(g.mods[p], s, slots[0]))): continue
-            raise Stop(f"{code(p)} branches on the batch, and another may take another way")
+        for mcid in concerned(g, at, stack):
+            p = g.rec.modules[mcid].path if mcid is not None else ''
+            first,*rest = [_slot(g, at, mcid, i) for i in calls]
+            if not all(together(g.mods[p], first, s, g.rec.loose) for s in rest): raise Stop(f"{code(p)} branches on the batch, and another may take another way")
 
 # %% ../nbs/02_plan.ipynb #a36b7bdf
 def _signs(c):
@@ -984,6 +1016,35 @@ def _final(into, p):
     "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
     return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))
 
+def other_sizes(xb):
+    "The batch with one item and with more than it has, as far as its tensors agree on how many there are; with two if it has one"
+    ts = tensors_in(xb)
+    n = {len(t) if t.dim() else 0 for t in ts}
+    if len(n)!=1 or 0 in n: return []
+    n = n.pop()
+    pick = lambda k: lambda t: t[torch.arange(k, device=t.device)%n]
+    return [map_tensors(pick(k), xb) for k in ((1,2*n+1) if n>1 else (2,))]
+
+def _traced(model, xb):
+    "The record of a forward; None where the model cannot take that batch"
+    try: return trace(model, *xb)
+    except Exception: return None
+
+def settled(model, rec, others):
+    "What is decided on `rec`, with every layer kept that would fold otherwise on one of the `others`"
+    unfit = {}
+    while True:
+        g,*rest = [Graph(model, r, unfit) for r in (rec,*others)]
+        (into,reasons),*more = [decide(o) for o in (g,*rest)]
+        differ = {p for h,(i,_) in zip(rest, more) for p in g.layers if set(into.get(p, ()))!=set(i.get(p, ())) or not _same_maps(g, h, into.get(p, ()))}
+        if not differ: return g,into,reasons
+        unfit.update(dict.fromkeys(differ, "for another number of items it would fold otherwise"))
+
+def _same_maps(g, h, paths):
+    "Do the absorbers in `paths` take the same maps in both graphs?"
+    maps = lambda o,p: [x for d in (o.pre, o.post, o.tap) for x in (d[p][1] if p in d else [None])]
+    return all(len(a)==len(b) and all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x,y in zip(a, b)) for a,b in ((maps(g, p), maps(h, p)) for p in paths))
+
 def layers_in_order(g)->tuple:
     "Paths of the layers that have weights of their own, in the order they were called; those that were not come last"
     own = lambda p: p in g.layers or any(w is not None for w in g.mods[p]._parameters.values())
@@ -996,8 +1057,9 @@ def make_plan(
     "Decide for each BatchNorm layer of `model` whether it can go, and into what"
     check_statistics(model)
     rec = trace(model, *xb)
-    g = Graph(model, rec)
-    into,reasons = decide(g)
+    if rec.drawn: raise FoldError("the model draws random numbers from Python or numpy even in eval mode, and may take another way each time")
+    others = [r for b in (other_sizes(xb) if rec.counted else []) if (r := _traced(model, b))]
+    g,into,reasons = settled(model, rec, others)
     entries = [FoldEntry(p, _final(into, p)) if p in into else FoldEntry(p, reason=g.unfit.get(p) or reasons[p]) for p in g.layers]
     ways = [{p:v for p,v in d.items() if p not in into} for d in (g.pre, g.post, g.tap)]
     owners = {p:o for d in ways for p,(o,_) in d.items()}

@@ -22,9 +22,9 @@ ALL = _cores()
 class Settings:
     "How much to measure; `quick` is a trial of the machinery, not a measurement"
     n:int=200
-    seconds:float=60
+    seconds:float=15
     minutes:float=60
-    reps:int=7
+    reps:int=5
     seeds:int=3
     nets:int=99
     px:int=999

@@ -1730,3 +1730,99 @@ def questions_that_are_no_branch():
         y = s.bn2(s.lin(y.view(len(x), c, -1).mean(2)))
         return y * 2 if x.size(0) > 3 else y + y
     return Fn(f, conv=conv(), bn=bn(), lin=nn.Linear(4, 4), bn2=nn.BatchNorm1d(4)), img()
+
+
+# ---------------------------------------------------------------- where one forward pass looks in the wrong place
+class Gate(nn.Module):
+    def forward(self, x): return x.shape[0] < 4
+
+
+class Told(nn.Module):
+    def __init__(self): super().__init__(); self.conv, self.bn = conv(), bn()
+    def forward(self, x, use):
+        y = self.conv(x)
+        if use: y = self.bn(y)
+        return F.relu(y)
+
+
+@case(bn=WAY)
+def gate_decides_parent_branches():
+    def f(s, x):
+        use, y = s.gate(x), s.conv(x)
+        if use: y = s.bn(y)
+        return F.relu(y)
+    return Fn(f, gate=Gate(), conv=conv(), bn=bn()), img()
+
+
+@case(b__bn=WAY)
+def block_is_told(): return Fn(lambda s, x: s.b(x, x.shape[0] < 4), b=Told()), img()
+
+
+@case(b__bn=WAY)
+def block_is_told_by_name(): return Fn(lambda s, x: s.b(x, use=x.shape[0] < 4), b=Told()), img()
+
+
+@case(net__1=WAY)
+def other_way_reaches_in(): return Fn(lambda s, x: F.relu(s.net(x) if x.shape[0] < 4 else s.net[0](x)), net=nn.Sequential(conv(), bn())), img()
+
+
+@case(bn=WAY)
+def answer_before_the_if():
+    def f(s, x):
+        small = x.shape[0] < 4
+        y = s.conv(x)
+        z = s.bn(y)
+        return F.relu(z) if small else F.relu(y)
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case(bn=WAY)
+def act_chosen_before():
+    def f(s, x):
+        act = torch.clone if x.shape[0] < 4 else F.relu
+        return s.bn(act(s.conv(x)))
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('otherwise', 'way'))
+def asked_by_numel():
+    def f(s, x):
+        y = s.conv(x)
+        if x.numel() < 4 * x[0].numel(): y = s.bn(y)
+        return F.relu(y)
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('otherwise', 'feeds'))
+def only_the_first_two():
+    def f(s, x):
+        y = s.conv(x)
+        return F.relu(torch.cat([s.bn(y[:2]), y[2:]]))
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case('bn')
+def assert_is_no_branch():
+    def f(s, x):
+        assert x.shape[0] > 0
+        for m in (s.conv, s.bn): x = m(x)
+        return F.relu(x)
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case(refuse=True, may='bn')
+def python_draws():
+    import random
+    def f(s, x):
+        y = s.conv(x)
+        if random.random() < 2: y = s.bn(y)
+        return F.relu(y)
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+@case('bn')
+def counts_in_a_counter():
+    class Counts(nn.Module):
+        def __init__(self): super().__init__(); self.conv, self.bn, self.seen = conv(), bn(), collections.Counter(n=1)
+        def forward(self, x): return F.relu(self.bn(self.conv(x))) * self.seen['n']
+    return Counts(), img()
