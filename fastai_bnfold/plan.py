@@ -13,8 +13,8 @@ __all__ = ['BN', 'ABSORBERS', 'FILL', 'IDENT', 'FIRST', 'RULES', 'SLICERS', 'Fol
            'extreme', 'End', 'Flow', 'carried', 'sources', 'Move', 'affine_of', 'spread', 'channel_of',
            'plainly_reached', 'backward', 'need_bias', 'precise', 'give_back', 'arrivals', 'add_pre', 'forward',
            'still', 'find', 'concerned', 'other_names', 'reached_into', 'straight', 'together', 'same_fate', 'origin',
-           'beside', 'aside', 'terms', 'through_sum', 'Share', 'apply', 'decide', 'try_ways', 'check_statistics',
-           'other_sizes', 'settled', 'layers_in_order', 'make_plan']
+           'beside', 'aside', 'terms', 'through_sum', 'Share', 'apply', 'decide', 'try_ways', 'other_sizes', 'settled',
+           'check_statistics', 'layers_in_order', 'make_plan']
 
 # %% ../nbs/02_plan.ipynb #55edf2ff
 import dis, heapq, html, inspect
@@ -1001,21 +1001,6 @@ def try_ways(g, p, into_bn):
     return None,why
 
 # %% ../nbs/02_plan.ipynb #df28a921
-def check_statistics(model):
-    "FoldError if a BatchNorm holds a number that is not finite"
-    for p,m in model.named_modules():
-        if not is_bn(m): continue
-        for n in ('running_mean','running_var','weight','bias'):
-            t = getattr(m, n, None)
-            if isinstance(t, nn.parameter.UninitializedTensorMixin): raise FoldError(f"`{p}` is a lazy layer that has not seen a batch yet: run the model once, then fold")
-            if t is not None and not t.isfinite().all(): raise FoldError(f"{n} of `{p}` holds {t[~t.isfinite()][0].item()}: it cannot be folded. Train the model again or reset the layer's statistics")
-        if getattr(m, 'running_var', None) is not None and (m.running_var.double()+m.eps<=0).any():
-            raise FoldError(f"running_var of `{p}` plus eps is {float((m.running_var.double()+m.eps).min())}: it must be positive")
-
-def _final(into, p):
-    "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
-    return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))
-
 def other_sizes(xb):
     "The batch with one item and with more than it has, as far as its tensors agree on how many there are; with two if it has one"
     ts = tensors_in(xb)
@@ -1044,6 +1029,22 @@ def _same_maps(g, h, paths):
     "Do the absorbers in `paths` take the same maps in both graphs?"
     maps = lambda o,p: [x for d in (o.pre, o.post, o.tap) for x in (d[p][1] if p in d else [None])]
     return all(len(a)==len(b) and all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x,y in zip(a, b)) for a,b in ((maps(g, p), maps(h, p)) for p in paths))
+
+# %% ../nbs/02_plan.ipynb #3b1ac29a
+def check_statistics(model):
+    "FoldError if a BatchNorm holds a number that is not finite"
+    for p,m in model.named_modules():
+        if not is_bn(m): continue
+        for n in ('running_mean','running_var','weight','bias'):
+            t = getattr(m, n, None)
+            if isinstance(t, nn.parameter.UninitializedTensorMixin): raise FoldError(f"`{p}` is a lazy layer that has not seen a batch yet: run the model once, then fold")
+            if t is not None and not t.isfinite().all(): raise FoldError(f"{n} of `{p}` holds {t[~t.isfinite()][0].item()}: it cannot be folded. Train the model again or reset the layer's statistics")
+        if getattr(m, 'running_var', None) is not None and (m.running_var.double()+m.eps<=0).any():
+            raise FoldError(f"running_var of `{p}` plus eps is {float((m.running_var.double()+m.eps).min())}: it must be positive")
+
+def _final(into, p):
+    "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
+    return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))
 
 def layers_in_order(g)->tuple:
     "Paths of the layers that have weights of their own, in the order they were called; those that were not come last"

@@ -107,8 +107,8 @@ def speed_row(name, batch, threads, q):
 
 def speed(q):
     "Unfolded, folded by us and by others, and without BatchNorm"
-    for name in list(NETS)[:q.nets]:
-        for batch in (1, 16):
+    for batch in (1, 16):
+        for name in list(NETS)[:q.nets]:
             for threads in sorted({1, ALL}): yield f'{name}, batch {batch}, threads {threads}', partial(speed_row, name, batch, threads, q)
 
 
