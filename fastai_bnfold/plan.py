@@ -1013,6 +1013,7 @@ def other_sizes(xb):
 def _traced(model, xb):
     "The record of a forward; None where the model cannot take that batch"
     try: return trace(model, *xb)
+    except (torch.OutOfMemoryError, MemoryError): raise
     except Exception: return None
 
 def settled(model, rec, others):

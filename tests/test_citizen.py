@@ -385,7 +385,7 @@ def test_model_gets_plain_tensors(tmp_path):
     h = learn.model[0][0].register_forward_pre_hook(lambda m, i: seen.append(type(i[0])))
     learn.fold_plan()
     h.remove()
-    assert seen == [torch.Tensor]
+    assert seen and set(seen) == {torch.Tensor}  # more than once: fastai's Flatten asks how many items there are
 
 def test_validate_without_data(tmp_path):
     learn = trained('vision', tmp_path)
