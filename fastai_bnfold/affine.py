@@ -61,7 +61,7 @@ def grouped(
     transposed:bool=False # A transposed convolution, whose weight is `(in, out/groups, *kernel)`
 )->Tensor: # A view `(groups, out/groups, in/groups, *kernel)`
     "View the weight of any linear or convolution layer in one layout"
-    w = w.unflatten(0, (groups, -1))
+    w = w.reshape(groups, len(w)//groups, *w.shape[1:])
     return w.transpose(1,2) if transposed else w
 
 def ungrouped(

@@ -42,9 +42,9 @@ class Change:
 
 # %% ../nbs/04_fold.ipynb #52a0adbe
 def _parts(o, n):
-    "Slices of the output channels of absorber `o`, with whole groups and about 2**17 of its `n` weights in each"
+    "Slices of the output channels of absorber `o`, with whole groups and about 2**18 of its `n` weights in each"
     unit = o.n_out//o.groups if o.groups>1 else 1
-    step = unit*max(1, 2**17*o.n_out//(n*unit))
+    step = unit*max(1, 2**18*o.n_out//(n*unit))
     return [slice(i, min(i+step, o.n_out)) for i in range(0, o.n_out, step)]
 
 def _part(o, out):
@@ -63,13 +63,14 @@ def _add_tap(w, b, a, first):
 
 def _new_weights(share, w, b):
     "Weight and bias with the absorbed maps, like `w`; `b` may be None"
-    o,neww,newb = share.absorber,torch.empty_like(w.detach()),w.detach().new_empty(share.absorber.n_out)
+    o,neww,newb = share.absorber,torch.empty_like(w.detach()),torch.empty(share.absorber.n_out, dtype=torch.float64)
     for out in _parts(o, w.numel()):
         inp,at,groups = _part(o, out)
         pw,pb = absorb(w[at], None if b is None else b[out], _some(share.pre, inp), _some(share.post, out), groups, o.transposed)
         if share.tap is not None: _add_tap(pw, pb, _some(share.tap, out), out.start)
-        round_to(pw, neww[at]); round_to(pb, newb[out])
-    return neww,newb
+        round_to(pw, neww[at])
+        newb[out] = pb
+    return neww,round_to(newb, w.detach().new_empty(o.n_out))
 
 # %% ../nbs/04_fold.ipynb #2bf44140
 def _put(m, name, value, like):
@@ -299,7 +300,7 @@ class Done:
 def fingerprint(model, n=1000)->dict:
     "The dtype of each parameter, and sum and sum of squares of some `n` of its elements"
     def some(p): return p.detach().as_strided((min(n, p.numel()),), (max(1, p.numel()//n),)).double()
-    return {k:(p.dtype, float(some(p).sum()), float(some(p).square().sum())) for k,p in model.named_parameters()}
+    return {k:(p.dtype, float(o.sum()), float(o.square().sum())) for k,p in model.named_parameters() for o in [some(p)]}
 
 def _changed_since(model, left):
     "Name of a parameter that was changed since the fold, other than by moving it; None if there is none"

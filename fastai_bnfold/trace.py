@@ -94,8 +94,11 @@ def op_name(func)->str:
     return n[2:-2] if n.startswith('__') and n.endswith('__') else n.rstrip('_')
 
 # %% ../nbs/01_trace.ipynb #67077183
+_atoms = {type(None),bool,int,float,str,torch.Size,torch.dtype,torch.device} # what most arguments and attributes are
+
 def map_tensors(f, o, kind=Tensor):
     "Copy of nested lists, tuples, dicts and slices with `f` applied to everything of one kind"
+    if type(o) in _atoms: return o
     if isinstance(o, kind): return f(o)
     if isinstance(o, slice): return slice(*(map_tensors(f, i, kind) for i in (o.start,o.stop,o.step)))
     if isinstance(o, dict):
@@ -103,20 +106,21 @@ def map_tensors(f, o, kind=Tensor):
         new.update({k:map_tensors(f, v, kind) for k,v in o.items()})
         return new
     if hasattr(o, '_fields') and isinstance(o, tuple): return type(o)(*(map_tensors(f, i, kind) for i in o))
-    if isinstance(o, (list,tuple)) and not isinstance(o, torch.Size):
+    if isinstance(o, (list,tuple)):
         r = [map_tensors(f, i, kind) for i in o]
         return r if isinstance(o, list) else tuple(r)
     return o
 
-_plain = (type(None),str,bytes,int,float,torch.Size,torch.dtype,torch.device,type,nn.Module)
+_plain = (bytes,int,float,str,type,nn.Module)
 
 def tensors_in(o, depth=6)->list:
     "Every tensor in a nested object, also in the attributes of plain objects such as dataclasses"
+    if type(o) in _atoms: return []
     if isinstance(o, Tensor): return [o]
     if depth==0 or isinstance(o, _plain): return []
     if isinstance(o, dict): items = o.values()
     elif isinstance(o, slice): items = (o.start,o.stop,o.step)
-    elif isinstance(o, (list,tuple,set,frozenset)): items = o
+    elif isinstance(o, (list,tuple,set,frozenset,deque)): items = o
     else: items = [*getattr(o, '__dict__', {}).values(), *(getattr(o, k, None) for k in getattr(type(o), '__slots__', ()))]
     return [t for i in items for t in tensors_in(i, depth-1)]
 
@@ -470,6 +474,7 @@ def _keep_generator(o):
 
 def _keep(o, depth=3):
     "A function that gives back the very object `o`, holding again what it holds now; parameters and other objects are taken as they are"
+    if type(o) in _atoms: return lambda: o
     if isinstance(o, Tensor) and not isinstance(o, nn.Parameter): return _keep_tensor(o)
     if isinstance(o, (torch.Generator, random.Random, np.random.Generator)): return _keep_generator(o)
     if isinstance(o, (np.ndarray, bytearray)) and len(getattr(o, 'shape', (1,))): return _keep_array(o)
@@ -559,7 +564,7 @@ def trace(
     with _no_gc(), untouched(model):
         xb = own_copy(xb)
         _register(model, xb, t)
-        states = lambda: (random.getstate(),[str(o) for o in np.random.get_state()])
+        states = lambda: (random.getstate(),[o.tobytes() if isinstance(o, np.ndarray) else o for o in np.random.get_state()])
         before = states()
         with _watch_modules(model, t), t, _Below(t): t.rec.out = model(*xb)
         t.rec.drawn = states()!=before

@@ -238,24 +238,27 @@ def rounding_error(model, x, ref):
     "Error of all outputs together, relative to all outputs together"
     return ((model(x).double()-ref).norm()/ref.norm()).item()
 
-def rounding_row(name, dtype, q):
-    "Every tool on the same weights, against the same network computed in float64"
+def rounding_row(name, dtype, late, q):
+    "Every tool against the same network computed in float64; converted to `dtype` first, or `late`: after the fold"
     errors, left, d = {}, [], getattr(torch, dtype)
     for seed in range(q.seeds):
-        model = copy.deepcopy(network('TEN', name, q.px, seed)[0]).to(d)
+        model = copy.deepcopy(network('TEN', name, q.px, seed)[0])
+        if not late: model.to(d)
         px = min(TEN[name][1], q.px)
         x = torch.randn(4, 3, px, px).to(d)  # little: float16 convolutions are slow on a CPU
         with torch.no_grad(): ref = copy.deepcopy(model).double()(x.double())
-        folded = copy.deepcopy(model)
-        BNFolder(folded).fold(x, check=False)  # its error is what is measured here
-        for k,m in add_fasterai(dict(variants(model, x, kinds=['torch.fx fuse'], say=left.append), folded=folded), left).items():
-            errors.setdefault(k, []).append(rounding_error(m, x, ref))
-    return dict(net=name, dtype=dtype, errors=errors, left_out=sorted(set(left)))
+        mine, folded = x.to(next(model.parameters()).dtype), copy.deepcopy(model)
+        BNFolder(folded).fold(mine, check=False)  # its error is what is measured here
+        for k,m in add_fasterai(dict(variants(model, mine, kinds=['torch.fx fuse'], say=left.append), folded=folded), left).items():
+            errors.setdefault(k, []).append(rounding_error(copy.deepcopy(m).to(d), x, ref))
+    return dict(net=name, dtype=dtype, late=late, errors=errors, left_out=sorted(set(left)))
 
 def rounding(q):
     "Error against float64, unfolded and folded"
     for name in list(TEN)[:q.nets]:
-        for dtype in ('float32', 'bfloat16', 'float16'): yield f'{name}, {dtype}', partial(rounding_row, name, dtype, q)
+        for dtype in ('float32', 'bfloat16', 'float16'):
+            for late in (False, True)[:1 if dtype == 'float32' else 2]:
+                yield f"{name}, {dtype}{', converted after the fold' if late else ''}", partial(rounding_row, name, dtype, late, q)
 
 
 # ---------------------------------------------------------------- GPU
