@@ -1,5 +1,6 @@
 "Everything a user needs: `from fastai_bnfold.all import *`"
-from .plan import FoldError, FoldEntry, FoldPlan, register_bn
+from .graph import register_bn
+from .plan import FoldError, FoldEntry, FoldPlan
 from .report import FoldReport
 from .fold import BNFolder
 from .bench import bench, Timings

@@ -8,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/"nbs"/"_tools"))
 from pages import api, code, problems, prose, relink, site, target
 
 @pytest.mark.parametrize("link, folder, want", [
-    ("nbs/02_plan.ipynb", "", "plan.html"),
-    ("02_plan.ipynb#reasons", "", "plan.html#reasons"),
-    ("../02_plan.ipynb", "tutorials", "../plan.html"),
+    ("nbs/05_plan.ipynb", "", "plan.html"),
+    ("05_plan.ipynb#reasons", "", "plan.html#reasons"),
+    ("../05_plan.ipynb", "tutorials", "../plan.html"),
     ("01_heads.ipynb", "tutorials", "heads.html"),
     (site + "learner.html#learner.fold_bn", "", "learner.html#learner.fold_bn"),
     (site + "learner.html#learner.fold_bn", "tutorials", "../learner.html#learner.fold_bn"),
