@@ -7,7 +7,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/trace.html.md"""
 # %% auto #0
 __all__ = ['ASKS', 'TELLS', 'RANDOM', 'INDEXERS', 'COUNTS', 'CUTS', 'LIKE', 'Ref', 'Value', 'Call', 'ModuleCall', 'Record',
            'op_name', 'map_tensors', 'tensors_in', 'Items', 'code_frames', 'call_site', 'asserted', 'compared_next',
-           'named_later', 'held', 'Tracer', 'hooked', 'untouched', 'own_copy', 'trace']
+           'named_later', 'held', 'Tracer', 'put_back', 'hooked', 'untouched', 'own_copy', 'trace']
 
 # %% ../nbs/01_trace.ipynb #e9ddd0b9
 import contextlib, copy, dis, gc, os, random, sys, threading, weakref
@@ -368,6 +368,19 @@ class _Below(TorchDispatchMode):
         if self.tracer.depth: return func(*args, **(kwargs or {}))
         return self.tracer.call(op_name(func), func, args, kwargs or {})
 
+# %% ../nbs/01_trace.ipynb #5e1f0a12
+@contextlib.contextmanager
+def put_back(
+    f # Puts everything back; may be called twice
+):
+    "Call `f` at the end, and once more should an interrupt stop it"
+    left = True
+    try:
+        try: yield
+        finally: f(); left = False
+    finally:
+        if left: f()
+
 # %% ../nbs/01_trace.ipynb #def55f79
 def hooked(m:nn.Module)->bool:
     "Does a forward hook or pre-hook look at this module?"
@@ -401,12 +414,10 @@ def _watch_modules(model, tracer):
         if mc.tells and me in tracer.branched: tracer.branched.add(mc.parent)
         if mc.parent is not None and mc.parent in tracer.branched: tracer.watch_held(mc.parent)
     hs = []
-    try:
+    with put_back(lambda: [h.remove() for h in hs]):
         hs.append(register_module_forward_pre_hook(pre))
         hs.append(register_module_forward_hook(post, always_call=True))
         yield
-    finally:
-        for h in hs: h.remove()
 
 def _see(rec, vs, m, paths):
     for v in vs: rec.watchers.setdefault(v, []).append(f"is seen by a hook on {f'`{paths[id(m)]}`' if paths[id(m)] else 'the model'}")
@@ -414,11 +425,9 @@ def _see(rec, vs, m, paths):
 @contextlib.contextmanager
 def _no_gc():
     "No garbage collection for a while"
-    on = gc.isenabled()
-    gc.disable()
-    try: yield
-    finally:
-        if on: gc.enable()
+    with put_back(gc.enable if gc.isenabled() else gc.disable):
+        gc.disable()
+        yield
 
 # %% ../nbs/01_trace.ipynb #56ba7fc1
 _of_every_module = set(vars(nn.Module())) # attributes that are PyTorch's own
@@ -536,17 +545,14 @@ def untouched(
 ):
     "Run `model` in eval mode without gradients; modes, buffers, attributes and random state are put back afterwards"
     modes,rng = [(m, m.training) for m in model.modules()],_rng()
-    try:
-        if any(f for _,f in modes): model.eval()
-        snaps = [_Snapshot(m) for m in model.modules()]
-        try:
-            with torch.no_grad(): yield model
-        finally:
-            for s in snaps: s.restore()
-    finally:
+    def back():
         if modes[0][1]: model.train()
         for m,f in modes: m.training = f
         rng()
+    with put_back(back):
+        if any(f for _,f in modes): model.eval()
+        snaps = [_Snapshot(m) for m in model.modules()]
+        with put_back(lambda: [s.restore() for s in snaps]), torch.no_grad(): yield model
 
 # %% ../nbs/01_trace.ipynb #ed2b1291
 def own_copy(xb):
