@@ -8,7 +8,7 @@ from torch import nn
 
 import fastai_bnfold
 from fastai.basics import AvgMetric, L, tensor
-from fastai_bnfold import fold as F_, learner as L_, plan as P_, report as R_, trace as T_
+from fastai_bnfold import changes as C_, fold as F_, learner as L_, plan as P_, report as R_, trace as T_
 from fastai_bnfold.all import *
 from learners import learner_state, odd_scales, outputs, trained
 from models import bn_layers, changed, leaves, randomize_bn, rel_err, run, snapshot
@@ -30,7 +30,7 @@ class At:
         return r
 
 STEPS = {'batch': (L_, '_batch'), 'metrics': (L_, '_metrics'), 'copy': (L_, '_twin'), 'times': (L_, 'bench'), 'make_plan': (F_, 'make_plan'), 'statistics': (P_, 'check_statistics'), 'trace': (P_, 'trace'), 'register': (T_, '_register'),
-         'escaped': (T_, '_escaped'), 'graph': (P_, 'Graph'), 'decide': (P_, 'decide'), 'changes_for': (F_, 'changes_for'), 'absorb': (F_, 'absorb'), 'round_to': (F_, 'round_to'), 'replacing': (F_, '_replacing'),
+         'escaped': (T_, '_escaped'), 'graph': (P_, 'Graph'), 'decide': (P_, 'decide'), 'changes_for': (F_, 'changes_for'), 'absorb': (C_, 'absorb'), 'round_to': (C_, 'round_to'), 'replacing': (C_, '_replacing'),
          'n_params': (F_, '_n_params'), 'do': (F_.Change, 'do'), 'check': (F_.BNFolder, '_check'), 'own_copy': (F_, 'own_copy'), 'difference': (F_, 'difference'), 'report': (F_, 'FoldReport'),
          'fingerprint': (F_, 'fingerprint'), 'kept state': (L_, '_Folded')}
 # a step: (name, which call, after it?)
@@ -202,14 +202,14 @@ def batch(n=2, dtype=torch.float32): return torch.randn(n, 3, 8, 8, generator=to
 @pytest.mark.parametrize('which,at', [(1, '1'), (2, '4')])
 def test_broken_rule(which, at, monkeypatch):
     "The largest difference, and the layer where it starts"
-    m, n, absorb = real_net(), [0], F_.absorb
+    m, n, absorb = real_net(), [0], C_.absorb
     x, s = batch(), snapshot(m)
     before = run(m, [x])
     def broken(*a, **k):
         n[0] += 1
         w, b = absorb(*a, **k)
         return (w, b + 1) if n[0] == which else (w, b)
-    monkeypatch.setattr(F_, 'absorb', broken)
+    monkeypatch.setattr(C_, 'absorb', broken)
     with pytest.raises(FoldError, match=rf'change the model.s output by [\d.e+-]+ \(relative [\d.e+-]+, allowed 1e-03\), starting at `{at}`. Nothing was changed'): BNFolder(m).fold(x)
     assert not changed(s, snapshot(m)) and rel_err(before, run(m, [x])) == 0
     monkeypatch.undo()
@@ -219,14 +219,14 @@ def test_broken_rule(which, at, monkeypatch):
 def test_difference_is_the_real_one(monkeypatch):
     m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     randomize_bn(m).eval()
-    absorb = F_.absorb
-    monkeypatch.setattr(F_, 'absorb', lambda *a, **k: (lambda w, b: (w, b+.25))(*absorb(*a, **k)))
+    absorb = C_.absorb
+    monkeypatch.setattr(C_, 'absorb', lambda *a, **k: (lambda w, b: (w, b+.25))(*absorb(*a, **k)))
     with pytest.raises(FoldError, match=r'by 0\.25 '): BNFolder(m).fold(batch())
 
 def test_broken_rule_in_a_learner(tmp_path, monkeypatch):
     learn = trained('vision', tmp_path)
-    s, absorb = learner_state(learn), F_.absorb
-    monkeypatch.setattr(F_, 'absorb', lambda *a, **k: tuple(o*1.1 for o in absorb(*a, **k)))
+    s, absorb = learner_state(learn), C_.absorb
+    monkeypatch.setattr(C_, 'absorb', lambda *a, **k: tuple(o*1.1 for o in absorb(*a, **k)))
     with pytest.raises(FoldError, match='starting at `'): learn.fold_bn()
     assert not changed(s, learner_state(learn))
 
@@ -459,8 +459,8 @@ def test_unsteady_model_is_folded():
 @pytest.mark.parametrize('off', [1e-6, 1e-3])
 def test_broken_rule_in_an_unsteady_model(off, monkeypatch):
     m, x = unsteady(1e3)
-    s, absorb = snapshot(m), F_.absorb
-    monkeypatch.setattr(F_, 'absorb', lambda *a, **k: (lambda w, b: (w, b+off))(*absorb(*a, **k)))
+    s, absorb = snapshot(m), C_.absorb
+    monkeypatch.setattr(C_, 'absorb', lambda *a, **k: (lambda w, b: (w, b+off))(*absorb(*a, **k)))
     with pytest.raises(FoldError, match='would change'): BNFolder(m).fold(x)
     assert not changed(s, snapshot(m))
 
