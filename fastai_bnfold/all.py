@@ -2,8 +2,9 @@
 from .graph import register_bn
 from .plan import FoldError, FoldEntry, FoldPlan
 from .report import FoldReport
+from .collapse import Collapsed
 from .fold import BNFolder
 from .bench import bench, Timings
 from .learner import BNFoldCallback
 
-__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'FoldReport', 'BNFolder', 'bench', 'Timings', 'BNFoldCallback']
+__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'FoldReport', 'BNFolder', 'Collapsed', 'bench', 'Timings', 'BNFoldCallback']

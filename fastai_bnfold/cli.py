@@ -65,6 +65,7 @@ def parser()->argparse.ArgumentParser:
     p.add_argument('model', type=Path, metavar='MODEL.pkl', help='a file made by `learn.export()`')
     p.add_argument('--item', action='append', default=[], metavar='ITEM', help='something to predict, to run the model on; may be given any number of times')
     p.add_argument('--plan', action='store_true', help='print what would be folded and what kept, and why; write nothing')
+    p.add_argument('--collapse', action='store_true', help='also make one convolution of parallel ones that are added up')
     p.add_argument('--out', type=Path, metavar='FILE', help='write to FILE instead')
     p.add_argument('--force', action='store_true', help='replace the file that is written to, if it exists (never MODEL.pkl)')
     p.add_argument('--timeit', action='store_true', help='also time one item, before and after')
@@ -76,7 +77,7 @@ def parse(
     "The arguments, checked as far as they can be without a file"
     a = parser().parse_args(argv)
     if not a.item: raise Stop('no item given: a fold is decided and checked on real inputs, so pass at least one, as in `--item cat.jpg`')
-    extra = [f for f,v in [('--out',a.out), ('--force',a.force), ('--timeit',a.timeit)] if v]
+    extra = [f for f,v in [('--out',a.out), ('--force',a.force), ('--timeit',a.timeit), ('--collapse',a.collapse)] if v]
     if a.plan and extra: raise Stop(f'--plan writes nothing and times nothing: leave out {" and ".join(extra)}, or --plan')
     return a
 
@@ -236,7 +237,7 @@ def run(
     try:
         dl = data(learn, a.item)
         if a.plan: return print(learn.fold_plan(dl=dl))
-        report = learn.fold_bn(dl=dl, timeit=a.timeit, undo=False)
+        report = learn.fold_bn(dl=dl, timeit=a.timeit, collapse=a.collapse, undo=False)
     except FoldError as e: raise Stop(f'{a.model} is not folded: {e}', REFUSED) from e
     write(learn, a.model, out, a.force)
     print(f'{report}\n\nwrote {out}: {out.stat().st_size:,} bytes, {a.model.name} has {a.model.stat().st_size:,}')

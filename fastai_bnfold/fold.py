@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from .trace import untouched, own_copy, tensors_in, map_tensors
+from .trace import untouched, own_copy, put_back, tensors_in, map_tensors
 from .plan import FoldError, FoldPlan, make_plan
 from .report import FoldReport
 from .changes import Change, changes_for
+from .collapse import find_blocks, collapsing
 
 # %% ../nbs/09_fold.ipynb #b2cc757d
 TOLERANCE = {
@@ -119,13 +120,27 @@ class BNFolder:
     def fold(self,
         *xb, # One example batch, as the positional inputs of the model
         check:bool=True, # Compare the outputs on `xb` before and after?
-        undo:bool=True # Keep what `unfold` needs (the unfolded weights of the folded layers)?
+        undo:bool=True, # Keep what `unfold` needs (the unfolded weights of the folded layers)?
+        collapse:bool=False # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
     )->FoldReport:
         "Fold in place, all or nothing; FoldError and an unchanged model if an output would change"
         plan = self.plan(*xb)
-        report = self._commit(changes_for(self.model, plan), plan, xb, check)
+        changes = changes_for(self.model, plan)
+        more,blocks = self._collapsing(changes, xb) if collapse else ([],[])
+        report = self._commit(more+changes, plan, xb, check)
+        report.collapsed = blocks
         if not undo: self.forget()
         return report
+
+# %% ../nbs/09_fold.ipynb #7c0a0101
+@patch
+def _collapsing(self:BNFolder, changes, xb):
+    "What would collapse after `changes`, which are made for a moment: further changes, and a `Collapsed` for each block"
+    n = len(self._done)
+    with put_back(lambda: self.rewind(n)):
+        self._done.append(Done(changes, {}))
+        for c in changes: c.do()
+        return collapsing(self.model, find_blocks(self.model, *xb))
 
 # %% ../nbs/09_fold.ipynb #1dfce886
 @patch

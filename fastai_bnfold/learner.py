@@ -92,6 +92,7 @@ def fold_bn(self:Learner,
     timeit:bool=False, # Time one item before and after? Needs a second copy of the model for the moment
     undo:bool=True, # Keep what `unfold_bn` needs (the unfolded weights of the folded layers)?
     trainable:bool=False, # Let the folded model be trained, as for quantization-aware training? Otherwise `fit` stops with a message
+    collapse:bool=False, # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
     dl=None # Or a DataLoader to take the inputs from
 )->FoldReport: # Shows itself as a table
     "Fold the BatchNorm layers into their neighbours, in place; FoldError and an unchanged model if an output would change"
@@ -101,8 +102,8 @@ def fold_bn(self:Learner,
     n = len(folder._done)
     try:
         flags = [(p,p.requires_grad) for p in self.model.parameters()]
-        with _unnoticed(self): report = _fold(self, folder, _batch(self, xb, dl), validate, timeit)
-        if report.plan.folded and not st: self.opt,self._bn_folded = None,_Folded(folder, opt, flags, trainable)
+        with _unnoticed(self): report = _fold(self, folder, _batch(self, xb, dl), validate, timeit, collapse)
+        if (report.plan.folded or report.collapsed) and not st: self.opt,self._bn_folded = None,_Folded(folder, opt, flags, trainable)
         if _state(self): _state(self).trainable = trainable
         if not undo and _state(self): self._forget_unfolded()
         return report
@@ -112,10 +113,10 @@ def fold_bn(self:Learner,
         if not st: vars(self).pop('_bn_folded', None)
         raise
 
-def _fold(learn, folder, xb, validate, timeit):
+def _fold(learn, folder, xb, validate, timeit, collapse):
     "Fold, with metrics and times before and after if they are asked for"
     before,twin = _metrics(learn) if validate else [],_twin(learn.model) if timeit else None
-    report = folder.fold(*xb)
+    report = folder.fold(*xb, collapse=collapse)
     if validate: report.valid = [(n,b,a) for (n,b),(_,a) in zip(before, _metrics(learn))]
     if timeit: report.times = bench({'unfolded':twin, 'folded':learn.model}, *_first_items(xb, 1))
     return report

@@ -6,7 +6,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/plan.html.md"""
 
 # %% auto #0
 __all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'as_text', 'as_html', 'Share', 'apply', 'decide', 'try_ways', 'other_sizes',
-           'settled', 'check_statistics', 'layers_in_order', 'make_plan']
+           'try_trace', 'settled', 'check_statistics', 'layers_in_order', 'make_plan']
 
 # %% ../nbs/05_plan.ipynb #55edf2ff
 import html
@@ -144,7 +144,7 @@ def other_sizes(xb):
     pick = lambda k: lambda t: t[torch.arange(k, device=t.device)%n]
     return [map_tensors(pick(k), xb) for k in ((1,2*n+1) if n>1 else (2,))]
 
-def _traced(model, xb):
+def try_trace(model, xb):
     "The record of a forward; None where the model cannot take that batch"
     try: return trace(model, *xb)
     except (torch.OutOfMemoryError, MemoryError): raise
@@ -194,7 +194,7 @@ def make_plan(
     check_statistics(model)
     rec = trace(model, *xb)
     if rec.drawn: raise FoldError("the model draws random numbers from Python or numpy even in eval mode, and may take another way each time")
-    others = [r for b in (other_sizes(xb) if rec.counted else []) if (r := _traced(model, b))]
+    others = [r for b in (other_sizes(xb) if rec.counted else []) if (r := try_trace(model, b))]
     g,into,reasons = settled(model, rec, others)
     entries = [FoldEntry(p, _final(into, p)) if p in into else FoldEntry(p, reason=g.unfit.get(p) or reasons[p]) for p in g.layers]
     ways = [{p:v for p,v in d.items() if p not in into} for d in (g.pre, g.post, g.tap)]

@@ -63,6 +63,7 @@ class ModuleCall:
     parent: int|None = None # The module call that made it
     told: bool = False # Was it given a plain number, truth value or string?
     tells: bool = False # Did it return one?
+    single: bool = False # One tensor in, and nothing else; one tensor out?
 
 # %% ../nbs/01_trace.ipynb #47e1399f
 @dataclass
@@ -399,8 +400,9 @@ def _watch_modules(model, tracer):
     def pre(m, inp):
         if not mine(m): return
         me_too = tracer.stack[-1] if tracer.stack else None
-        told = _plain_in((inp, sys._getframe(1).f_locals.get('kwargs')))
-        rec.modules.append(ModuleCall(paths[id(m)], len(rec.calls), inputs=tuple(tracer.known(t) for t in tensors_in(inp)), site=call_site(), parent=me_too, told=told))
+        kwargs = sys._getframe(1).f_locals.get('kwargs')
+        told,single = _plain_in((inp, kwargs)),len(inp)==1 and isinstance(inp[0], Tensor) and not kwargs
+        rec.modules.append(ModuleCall(paths[id(m)], len(rec.calls), inputs=tuple(tracer.known(t) for t in tensors_in(inp)), site=call_site(), parent=me_too, told=told, single=single))
         tracer.stack += (len(rec.modules)-1,)
         if told and me_too in tracer.branched: tracer.branched.add(len(rec.modules)-1)
         if hooked(m): _see(rec, rec.modules[-1].inputs, m, paths)
@@ -410,7 +412,7 @@ def _watch_modules(model, tracer):
         mc = rec.modules[me]
         mc.end,mc.outputs,tracer.stack = len(rec.calls),tuple(tracer.known(t) for t in tensors_in(out)),tracer.stack[:-1]
         if m._forward_hooks: _see(rec, mc.outputs, m, paths)
-        mc.tells = _plain_in(out)
+        mc.tells,mc.single = _plain_in(out),mc.single and isinstance(out, Tensor)
         if mc.tells and me in tracer.branched: tracer.branched.add(mc.parent)
         if mc.parent is not None and mc.parent in tracer.branched: tracer.watch_held(mc.parent)
     hs = []
