@@ -25,10 +25,11 @@ class Change:
     new: object
     like: Tensor|None = None # For a layer: the weight that shows where the model lives now
     at: tuple = () # Device and dtype of `new` (or `like`) when it was made
+    mode: bool|None = None # For a layer: was it in train mode when it was made?
 
     def __post_init__(self):
         t = self.new if isinstance(self.new, Tensor) else self.like
-        self.at = (t.device, t.dtype) if t is not None else ()
+        self.at,self.mode = (t.device, t.dtype) if t is not None else (),getattr(self.new, 'training', None)
 
     def do(self):
         "Put in the new"

@@ -10,7 +10,7 @@ __all__ = ['X', 'Kernel', 'kernel_of', 'eye_kernel', 'layout', 'put_together', '
            'collapsing']
 
 # %% ../nbs/08_collapse.ipynb #bd410adf
-import math
+import dis, math
 from dataclasses import dataclass
 from typing import NamedTuple
 import torch
@@ -19,9 +19,9 @@ from torch.nn.modules.utils import _ntuple
 from .affine import round_to
 from .trace import Ref, map_tensors, trace, hooked
 from .graph import Stop, Graph, bind, value, code, strides
-from .rules import ABSORBERS, RULES, Flow, absorber, dropout, move, same
+from .rules import ABSORBERS, RULES, Flow, absorber, dropout
 from .ways import concerned, reached_into
-from .plan import FoldError, other_sizes, try_trace
+from .plan import FoldError, other_looks
 from .changes import Change, places_of
 
 # %% ../nbs/08_collapse.ipynb #faeb1a3d
@@ -111,12 +111,14 @@ def _conv(g, i, lin):
     if len(g.rec.values[c.writes[0]].shape)!=m.weight.dim(): raise Stop("its input has no batch axis")
     return o.path
 
+_views = set('view reshape flatten unflatten squeeze unsqueeze getitem detach'.split())
+
 def _stored(g, v):
     "The parameter or buffer that value `v` is, as it is viewed"
     if g.rec.values[v].store in g.rec.store_writes: raise Stop("it is written")
     if v in g.rec.params: return getattr(g.mods[g.rec.params[v][0][0]], g.rec.params[v][0][1]).detach()
     c = g.calls[g.producer[v]] if v in g.producer else None
-    if c is None or RULES.get(c.name) is not move or c.overwrites: raise Stop("it is computed")
+    if c is None or c.name not in _views: raise Stop("it is computed")
     args,kwargs = map_tensors(lambda r: _stored(g, r.v), (c.args, c.kwargs), Ref)
     if not isinstance(t := c.func(*args, **kwargs), Tensor) or t.numel()!=args[0].numel(): raise Stop("it is cut") # where, may depend on the image
     return t
@@ -146,13 +148,14 @@ def step(
     y = vals[c.writes[0]]
     if y.dtype!=vals[x].dtype: raise Stop("it changes the dtype")
     if c.name in ('conv1d','conv2d','conv3d'): return Linear(((_conv(g, i, lin),1.),))
-    if RULES.get(c.name) in (same,dropout) and len(c.reads)==1 and c.reads[0] in lin:
-        RULES[c.name](Flow(g, {}), c)
+    if c.name in ('clone','detach') and len(c.args)==1 and not c.kwargs and c.reads[0] in lin: return lin[c.reads[0]]
+    if RULES.get(c.name) is dropout and c.reads[0] in lin:
+        dropout(Flow(g, {}), c)
         return lin[c.reads[0]]
     if c.kwargs or len(c.args)!=2 or c.name not in 'add iadd radd sub isub mul imul'.split(): raise Stop("not linear")
     a,b = (_operand(g, o, lin, y.shape) for o in c.args)
     if 'mul' not in c.name: return a.plus(b.times(-1.) if 'sub' in c.name else b)
-    if a.terms and b.terms: raise Stop("a product of two values")
+    if a.terms and b.terms or not all(isinstance(o, Ref) for o in c.args): raise Stop("a product of two values, or with a number")
     return a.times(b.t) if a.terms else b.times(a.t)
 
 def linear_part(
@@ -170,6 +173,8 @@ def linear_part(
     return lin
 
 # %% ../nbs/08_collapse.ipynb #7ef7cfe5
+def _under(p, q): return p==q or p.startswith(q+'.')
+
 @dataclass
 class Block:
     "A module that is one convolution, but for what is called before and after"
@@ -218,30 +223,47 @@ def _unseen(g, mc, lin, at, v, y):
         here = range(mc.start, mc.end) if w==v else range(at, g.producer[v]+1)
         if g.rec.watchers.get(w): raise Stop(f"a part of its sum {g.rec.watchers[w][0]}")
         if any(i not in here for i in g.readers.get(w, [])): raise Stop("a part of its sum is read elsewhere too")
+    made = [w for i in range(mc.start, mc.end) if g.calls[i] for w in g.calls[i].writes]
+    if any('is kept' in why for w in (*mc.inputs, *made) for why in g.rec.watchers.get(w, [])): raise Stop("something keeps a value of it after the forward")
 
 # %% ../nbs/08_collapse.ipynb #c09d4a09
-def sealed(g, k):
-    "Stop unless module call `k` is the only way to what is inside its module"
-    mods,p = g.rec.modules,g.rec.modules[k].path
-    inside = {q for q in g.mods if q==p or q.startswith(p+'.')}
-    under = {k}
+def _stores(code):
+    "Does this code write into an attribute, a list or a dict?"
+    return any(i.opname in ('STORE_ATTR','STORE_SUBSCR','STORE_GLOBAL') for i in dis.get_instructions(code))
+
+def _below(mods, ks):
+    "The module calls `ks`, and those made in them"
+    under = set(ks)
     for j,m in enumerate(mods):
         if m.parent in under: under.add(j)
-    if any((m.path in inside)!=(j in under) for j,m in enumerate(mods)): raise Stop("a part of it is called from outside, or it calls a module that is outside")
-    for q in inside:
+    return under
+
+def sealed(g, k, b):
+    "Stop unless module call `k`, which is block `b`, is the only way to what will go: all that is inside its module, but for the children that stay"
+    mods,p,stay = g.rec.modules,b.path,b.before+b.after
+    under,kept = _below(mods, [k]),_below(mods, [j for j,m in enumerate(mods) if m.parent==k and m.path in stay])
+    goes = {q for q in g.mods if _under(q, p) and not any(_under(q, o) for o in stay)}
+    if any((m.path in goes)!=(j in under) for j,m in enumerate(mods) if j not in kept): raise Stop("a part of it is called from outside, or it calls a module that is outside")
+    for q in goes:
         m = g.mods[q]
-        if hooked(m): raise Stop(f"{code(q)} has a forward hook")
+        if hooked(m) or m._backward_hooks or m._backward_pre_hooks: raise Stop(f"{code(q)} has a hook")
         if 'forward' in vars(m): raise Stop(f"the forward of {code(q)} is replaced")
         if nn.utils.parametrize.is_parametrized(m): raise Stop(f"{code(q)} is parametrized")
         for v in g.values_of.get(q, ()):
-            if any(r not in inside for r,_ in g.rec.params[v]) or g.rec.watchers.get(v) or any(k not in g.calls[i].stack for i in g.readers.get(v, [])): raise Stop(f"a parameter of {code(q)} is used outside of it")
-    own,places = {id(g.mods[q]._modules) for q in inside},places_of(g.model)
-    if any(id(s) not in own for q in inside-{p} for s,_ in places[id(g.mods[q])]): raise Stop("a part of it is registered elsewhere too")
+            if any(r not in goes for r,_ in g.rec.params[v]) or g.rec.watchers.get(v) or any(k not in g.calls[i].stack for i in g.readers.get(v, [])): raise Stop(f"a parameter of {code(q)} is used outside of it")
+    own,places = {id(g.mods[q]._modules) for q in goes},places_of(g.model)
+    if any(id(s) not in own for q in goes-{p} for s,_ in places[id(g.mods[q])]): raise Stop("a part of it is registered elsewhere too")
     for at,stack in g.rec.branches:
         if k in stack or under & set(concerned(g, at, stack)): raise Stop("it branches on the batch")
-    users,j = set(),k # the code that calls it, but not what calls the model
+    _code_is_plain(g, k, under-kept)
+
+def _code_is_plain(g, k, under):
+    "Stop if the code of block call `k`, of which `under` will go, keeps something, or if the code that calls it uses a part of it"
+    mods,users,j = g.rec.modules,set(),k # the code that calls it, but not what calls the model
     while j is not None: users |= {c for c,_ in mods[j].site}; j = mods[j].parent
-    if any(reached_into(c, n) for c in users-{c for c,_ in mods[0].site} for _,n in places[id(g.mods[p])]): raise Stop("the code that calls it uses a part of it")
+    mine = {c for i in range(mods[k].start, mods[k].end) if g.calls[i] and g.calls[i].stack[-1] in under for c,_ in g.calls[i].site} | {c for j in under-{k} for c,_ in mods[j].site}
+    if any(map(_stores, mine-users)): raise Stop("its code keeps something")
+    if any(reached_into(c, n) for c in users-{c for c,_ in mods[0].site} for _,n in places_of(g.model)[id(g.mods[mods[k].path])]): raise Stop("the code that calls it uses a part of it")
 
 # %% ../nbs/08_collapse.ipynb #becd07df
 def _worth_it(g, b):
@@ -274,12 +296,10 @@ def _block(g, k, kids, before, x, at, lin, v):
     if not all(m.single for m in (*before, *(m for m,*_ in after))) or not all(_feeds_only(g, m, o) for (m,*_),o in zip(after, ins)): raise Stop("a module in it takes or gives more than one tensor")
     if any(at<=w<mc.end for w in g.rec.store_writes.get(g.rec.values[x].store, ())): raise Stop("it writes into its input")
     if not any(strides(g, w)==strides(g, v) for w,o in lin.items() if any(p for p,_ in o.terms)): raise Stop("its sum has another memory layout than a convolution")
-    _unseen(g, mc, lin, at, v, mc.outputs[0]); _worth_it(g, b); sealed(g, k)
+    _unseen(g, mc, lin, at, v, mc.outputs[0]); _worth_it(g, b); sealed(g, k, b)
     return b
 
 # %% ../nbs/08_collapse.ipynb #69e850a5
-def _under(p, q): return p==q or p.startswith(q+'.')
-
 def outermost(
     blocks:dict # Path -> `Block`, outer ones first
 )->dict: # Those to replace
@@ -301,12 +321,11 @@ def _blocks(g):
 def find_blocks(
     model:nn.Module, # Nothing is changed
     *xb # One batch, as the positional inputs of the model
-)->dict: # Path -> `Block`; where the code asks for the number of items, those that are the same for other numbers. FoldError if it cannot run
+)->dict: # Path -> `Block`; where the code asks for the number of items or the size of the image, those that are the same for others. FoldError if it cannot run
     "The modules of `model` that are one convolution"
     try: rec = trace(model, *xb)
     except Exception as e: raise FoldError(f"the model does not run once it is folded ({type(e).__name__}: {e}). Nothing was changed") from e
-    others = [r for b in (other_sizes(xb) if rec.counted else []) if (r := try_trace(model, b))]
-    found,*more = [_blocks(Graph(model, r)) for r in (rec,*others)]
+    found,*more = [_blocks(Graph(model, r)) for r in (rec, *other_looks(model, rec, xb))]
     return outermost({p:b for p,b in found.items() if all(p in o and b.like(o[p]) for o in more)})
 
 # %% ../nbs/08_collapse.ipynb #3b3059d1

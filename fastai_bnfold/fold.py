@@ -126,9 +126,7 @@ class BNFolder:
         "Fold in place, all or nothing; FoldError and an unchanged model if an output would change"
         plan = self.plan(*xb)
         changes = changes_for(self.model, plan)
-        more,blocks = self._collapsing(changes, xb) if collapse else ([],[])
-        report = self._commit(more+changes, plan, xb, check)
-        report.collapsed = blocks
+        report = self._commit_collapsed(changes, plan, xb, check) if collapse else self._commit(changes, plan, xb, check)
         if not undo: self.forget()
         return report
 
@@ -141,6 +139,26 @@ def _collapsing(self:BNFolder, changes, xb):
         self._done.append(Done(changes, {}))
         for c in changes: c.do()
         return collapsing(self.model, find_blocks(self.model, *xb))
+
+@patch
+def _commit_collapsed(self:BNFolder, changes, plan, xb, check):
+    "Make the changes and collapse; if the model does not take that, make the changes alone, and say so"
+    (more,blocks),record,n = self._collapsing(changes, xb),plan.record,len(self._done)
+    called,hs = set(),[]
+    try:
+        with put_back(lambda: [h.remove() for h in hs]):
+            for c in more: hs.append(c.new.register_forward_hook(lambda m,i,o: called.add(id(m))))
+            report = self._commit(more+changes, plan, xb, check)
+        if check and not all(id(c.new) in called for c in more): raise FoldError("a block is called otherwise than by its place in the model")
+        report.collapsed = blocks
+        return report
+    except FoldError as e:
+        if not blocks: raise
+        self.rewind(n)
+        plan.record,why = record,str(e).removesuffix('. Nothing was changed')
+    report = self._commit(changes, plan, xb, check)
+    report.not_collapsed = why
+    return report
 
 # %% ../nbs/09_fold.ipynb #1dfce886
 @patch
@@ -243,7 +261,8 @@ def rewind(self:BNFolder,
         self._done.pop()
 
 def _moved(c):
-    "Move what was there before to where the model is now, if it was moved after the fold"
+    "Bring what was there before to where the model is now, and into its mode, if that was changed after the fold"
+    if isinstance(c.new, nn.Module) and c.new.training!=c.mode: c.old.train(c.new.training)
     t = c.slots[c.key] if isinstance(c.new, Tensor) else c.like
     if t is None or c.old is None or not isinstance(t, Tensor) or (t.device,t.dtype)==c.at: return
     if isinstance(c.old, nn.Module): c.old.to(t.device, t.dtype)

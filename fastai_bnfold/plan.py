@@ -6,7 +6,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/plan.html.md"""
 
 # %% auto #0
 __all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'as_text', 'as_html', 'Share', 'apply', 'decide', 'try_ways', 'other_sizes',
-           'try_trace', 'settled', 'check_statistics', 'layers_in_order', 'make_plan']
+           'other_images', 'try_trace', 'other_looks', 'settled', 'check_statistics', 'layers_in_order', 'make_plan']
 
 # %% ../nbs/05_plan.ipynb #55edf2ff
 import html
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from .affine import Affine, after
 from .trace import Record, trace, tensors_in, map_tensors
-from .graph import Stop, Undoes, AtBN, Graph, is_bn
+from .graph import Stop, Undoes, AtBN, Graph, is_bn, scripted_bn
 from .rules import Absorber
 from .ways import find, backward, forward, aside, through_sum
 
@@ -144,11 +144,24 @@ def other_sizes(xb):
     pick = lambda k: lambda t: t[torch.arange(k, device=t.device)%n]
     return [map_tensors(pick(k), xb) for k in ((1,2*n+1) if n>1 else (2,))]
 
+def other_images(xb):
+    "One item of the batch, twice as large along its axes from the third on, and odd where it was even; then exactly twice as large"
+    def grown(t, odd):
+        for d in range(2, t.dim()): t = t.index_select(d, torch.arange(2*t.shape[d]+(odd and t.shape[d]%2==0), device=t.device)%t.shape[d])
+        return t
+    return [map_tensors(lambda t: grown(t[:1], odd), xb) for odd in (True,False)]
+
 def try_trace(model, xb):
     "The record of a forward; None where the model cannot take that batch"
     try: return trace(model, *xb)
     except (torch.OutOfMemoryError, MemoryError): raise
     except Exception: return None
+
+def other_looks(model, rec, xb):
+    "Records of forwards on other batches, as far as record `rec` says that the code asks for their number of items or the size of their images"
+    items = [try_trace(model, b) for b in (other_sizes(xb) if rec.counted else [])]
+    images = (try_trace(model, b) for b in (other_images(xb) if rec.sized else []))
+    return [*filter(None, items), *filter(None, [next(filter(None, images), None)])]
 
 def settled(model, rec, others):
     "What is decided on `rec`, with every layer kept that would fold otherwise on one of the `others`"
@@ -158,7 +171,7 @@ def settled(model, rec, others):
         (into,reasons),*more = [decide(o) for o in (g,*rest)]
         differ = {p for h,(i,_) in zip(rest, more) for p in g.layers if set(into.get(p, ()))!=set(i.get(p, ())) or not _same_maps(g, h, into.get(p, ()))}
         if not differ: return g,into,reasons
-        unfit.update(dict.fromkeys(differ, "for another number of items it would fold otherwise"))
+        unfit.update(dict.fromkeys(differ, "for another number of items, or another image size, it would fold otherwise"))
 
 def _same_maps(g, h, paths):
     "Do the absorbers in `paths` take the same maps in both graphs?"
@@ -169,7 +182,7 @@ def _same_maps(g, h, paths):
 def check_statistics(model):
     "FoldError if a BatchNorm holds a number that is not finite"
     for p,m in model.named_modules():
-        if not is_bn(m): continue
+        if not is_bn(m) or scripted_bn(m): continue
         for n in ('running_mean','running_var','weight','bias'):
             t = getattr(m, n, None)
             if isinstance(t, nn.parameter.UninitializedTensorMixin): raise FoldError(f"`{p}` is a lazy layer that has not seen a batch yet: run the model once, then fold")
@@ -194,8 +207,7 @@ def make_plan(
     check_statistics(model)
     rec = trace(model, *xb)
     if rec.drawn: raise FoldError("the model draws random numbers from Python or numpy even in eval mode, and may take another way each time")
-    others = [r for b in (other_sizes(xb) if rec.counted else []) if (r := try_trace(model, b))]
-    g,into,reasons = settled(model, rec, others)
+    g,into,reasons = settled(model, rec, other_looks(model, rec, xb))
     entries = [FoldEntry(p, _final(into, p)) if p in into else FoldEntry(p, reason=g.unfit.get(p) or reasons[p]) for p in g.layers]
     ways = [{p:v for p,v in d.items() if p not in into} for d in (g.pre, g.post, g.tap)]
     owners = {p:o for d in ways for p,(o,_) in d.items()}

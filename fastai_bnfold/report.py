@@ -27,11 +27,13 @@ class FoldReport:
     valid: list = field(default_factory=list) # (name, before, after) of the loss and each metric
     times: object = None # `bench.Timings` of one item, unfolded and folded
     collapsed: list = field(default_factory=list) # One entry for each block that became one convolution: `path`, `merged`, `into`
+    not_collapsed: str = '' # Why no block did, if they were to
 
     def rows(self):
         "(what, before, after, note) of each figure"
         r = [('BatchNorm layers', f'{self.bn_before:,}', f'{self.bn_after:,}', f'{self.bn_before-self.bn_after:,} removed'),
              ('parameters', f'{self.params_before:,}', f'{self.params_after:,}', f'{self.params_before-self.params_after:,} removed')]
+        if self.not_collapsed: r.insert(1, ('parallel convolutions', '', '', f'not collapsed: {self.not_collapsed}'))
         if self.collapsed: r.insert(1, ('parallel convolutions', f'{sum(len(o.merged) for o in self.collapsed):,}', f'{len(self.collapsed):,}', 'one in each block'))
         if self.times is not None: r.append(self.time_row())
         r += [(n, f'{b:.7g}', f'{a:.7g}', f'difference {abs(a-b):.1e}') for n,b,a in self.valid]

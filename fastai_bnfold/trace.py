@@ -6,7 +6,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/trace.html.md"""
 
 # %% auto #0
 __all__ = ['ASKS', 'TELLS', 'RANDOM', 'INDEXERS', 'COUNTS', 'CUTS', 'LIKE', 'Ref', 'Value', 'Call', 'ModuleCall', 'Record',
-           'op_name', 'map_tensors', 'tensors_in', 'Items', 'code_frames', 'call_site', 'asserted', 'compared_next',
+           'op_name', 'map_tensors', 'tensors_in', 'Asked', 'code_frames', 'call_site', 'asserted', 'compared_next',
            'named_later', 'held', 'Tracer', 'put_back', 'hooked', 'untouched', 'own_copy', 'trace']
 
 # %% ../nbs/01_trace.ipynb #e9ddd0b9
@@ -76,6 +76,7 @@ class Record:
     watchers: dict = field(default_factory=dict) # Value -> who else sees it: the caller of the model, a hook, an attribute
     ints: dict = field(default_factory=dict) # Value -> the integer tensor, where it was used as an index
     counted: bool = False # Did the code ask how many items there are, or take some of them?
+    sized: bool = False # Did it compare the size of an image?
     drawn: bool = False # Did the code draw random numbers from Python or numpy?
     branches: list = field(default_factory=list) # (last call, stack) where Python looked at a computed value or at the number of items
     loose: dict = field(default_factory=dict) # Code that branches -> its variables that are no tensors: a branch may have chosen them
@@ -138,31 +139,39 @@ CUTS = set('split chunk tensor_split unsafe_split unsafe_chunk split_with_sizes 
 LIKE = set('view_as reshape_as expand_as type_as to'.split()) # read their first argument, and ask about the other
 
 # %% ../nbs/01_trace.ipynb #24efd48f
-class Items(int):
-    "A number of items; `asked` is called where it is compared with a plain number, because an `if` may follow"
-    def __new__(cls, n, asked=lambda: None):
+class Asked(int):
+    "A number from a shape; `asked` is called with what it is compared with, because an `if` may follow, or with None where it becomes another kind of number"
+    def __new__(cls, n, asked=lambda other: None):
         self = super().__new__(cls, n)
         self.asked = asked
         return self
     __hash__ = int.__hash__
     def __bool__(self):
-        self.asked()
-        return int(self)!=0
+        self.asked(0)
+        return int.__bool__(self)
 
 def _comparing(op):
     def f(self, other):
-        if not isinstance(other, Items): self.asked()
+        self.asked(other)
         return op(self, other)
     return f
 
 def _counting(op):
     def f(self, other):
         r = op(self, other)
-        return Items(r, self.asked) if type(r) is int else r
+        if r is NotImplemented: self.asked(None)
+        return Asked(r, self.asked) if type(r) is int else r
     return f
 
-for o in 'eq ne lt le gt ge'.split(): setattr(Items, f'__{o}__', _comparing(getattr(int, f'__{o}__')))
-for o in 'add radd sub rsub mul rmul floordiv rfloordiv mod rmod'.split(): setattr(Items, f'__{o}__', _counting(getattr(int, f'__{o}__')))
+def _leaving(op):
+    def f(self, *args):
+        self.asked(None)
+        return op(self, *args)
+    return f
+
+for o in 'eq ne lt le gt ge'.split(): setattr(Asked, f'__{o}__', _comparing(getattr(int, f'__{o}__')))
+for o in 'add radd sub rsub mul rmul floordiv rfloordiv mod rmod'.split(): setattr(Asked, f'__{o}__', _counting(getattr(int, f'__{o}__')))
+for o in 'int float truediv rtruediv pow rpow'.split(): setattr(Asked, f'__{o}__', _leaving(getattr(int, f'__{o}__')))
 
 # %% ../nbs/01_trace.ipynb #418abb02
 _torch_dir = os.path.dirname(torch.__file__)+os.sep
@@ -320,16 +329,21 @@ def note(self:Tracer, c, written, outs):
 # %% ../nbs/01_trace.ipynb #ffb8cc70
 @patch
 def asked(self:Tracer, name, out, args, kwargs):
-    "What a question about a tensor gives; the number of items in it as `Items`"
+    "What a question about a tensor gives; numbers of items and sizes of an image as `Asked`"
     if name not in COUNTS or not args or not isinstance(args[0], Tensor): return out
     v = self.mem.get(args[0])
     if v is None or self.rec.values[v].const: return out
     self.rec.counted = True
     me = weakref.ref(self)
-    branch = lambda: (t := me()) is not None and t.branch()
-    if name=='len' and any(map(compared_next, code_frames()[:1])): branch()
-    if isinstance(out, torch.Size): return torch.Size((Items(out[0], branch), *out[1:])) if out else out
-    return Items(out, branch) if name=='size' and 0 in (*args[1:], kwargs.get('dim')) else out
+    def items(other):
+        if not isinstance(other, Asked) and (t := me()) is not None: t.branch()
+    def image(other):
+        if (t := me()) is not None: t.rec.sized = True
+    about = lambda axis: items if axis==0 else image if axis>1 else None
+    if name=='len' and any(map(compared_next, code_frames()[:1])): items(None)
+    if isinstance(out, torch.Size): return torch.Size(Asked(n, f) if (f := about(k)) else n for k,n in enumerate(out))
+    if name=='size': return Asked(out, f) if (f := about((*args[1:], kwargs.get('dim', 0))[0]%args[0].dim())) else out
+    return Asked(out, items) if name in ('numel','nelement','nbytes') else out
 
 @patch
 def branch(self:Tracer):

@@ -1826,3 +1826,38 @@ def counts_in_a_counter():
         def __init__(self): super().__init__(); self.conv, self.bn, self.seen = conv(), bn(), collections.Counter(n=1)
         def forward(self, x): return F.relu(self.bn(self.conv(x))) * self.seen['n']
     return Counts(), img()
+
+
+def _asks(ask):
+    def build():
+        def f(s, x):
+            y = s.conv(x)
+            return F.relu(s.bn(y)) if ask(x) else F.relu(y)
+        return Fn(f, conv=conv(), bn=bn()), img()
+    return build
+
+ASKS = dict(int=lambda x: int(x.shape[0]) < 16, float=lambda x: float(x.size(0)) < 16., numel=lambda x: x.numel() < 16*192, nbytes=lambda x: x.nbytes < 16*1536, half=lambda x: x.shape[0]*.5 < 8,
+            power=lambda x: x.shape[0]**2 < 256, quotient=lambda x: x.shape[0]/4 < 4)
+for _name, _ask in ASKS.items():
+    _build = _asks(_ask)
+    _build.__name__ = f'asked_by_{_name}'
+    case(bn=WAY)(_build)
+
+
+# ---------------------------------------------------------------- other ways, for another image size
+SIZE = ('image size',)
+
+def _sized(between): return lambda: (Fn(lambda s, x: F.relu(s.bn(between(s.conv(x), x))), conv=conv(), bn=bn()), img())
+
+BETWEEN = dict(padded_if_odd=lambda y, x: F.pad(y, (0, 1)) if y.shape[-1] % 2 else y, relu_if_wide=lambda y, x: F.relu(y) if x.size(-1) > 16 else y,
+               pooled_if_high=lambda y, x: F.avg_pool2d(y, 2, padding=1) if x.shape[2]//2 >= 8 else y, grown_if_smaller=lambda y, x: F.interpolate(y, x.shape[-2:]) if y.shape[-2:] != x.shape[-2:] else y)
+for _name, _f in BETWEEN.items():
+    _build = _sized(_f)
+    _build.__name__ = _name
+    (case('bn') if _name == 'grown_if_smaller' else case(bn=SIZE))(_build)
+
+
+@case('bn1 bn2', mid__1='script')
+def traced_module_between():
+    traced = torch.jit.trace(nn.Sequential(conv(4, 4), nn.BatchNorm2d(4), nn.ReLU()).double().eval(), torch.randn(2, 4, 8, 8, dtype=torch.float64))
+    return seq(conv=conv(), bn1=bn(), mid=traced, bn2=bn(), conv2=conv(4)), img(s=10)

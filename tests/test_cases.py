@@ -3,9 +3,10 @@ import copy
 import gc
 
 import pytest
-from cases import CASES, made
+import torch
+from cases import BETWEEN, CASES, made
 from fuzz import Fail, entries, examine, settle
-from models import TOL, bits, rel_err, run
+from models import TOL, bits, engine, rel_err, run
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -57,6 +58,16 @@ def outcome(c):
 def test_case(c):
     es = outcome(c)
     assert es is None or not expected(c, es)
+
+
+@pytest.mark.parametrize('c', [c for c in CASES if c.name in BETWEEN], ids=lambda c: c.name)
+def test_other_image_sizes(c):
+    "Folded on images of one size, right on others"
+    model, xb, _ = made(c)
+    fresh = [[torch.randn(3, 3, s, s, dtype=torch.float64)] for s in (9, 11, 16, 17)]
+    ref = [run(model, b) for b in fresh]
+    engine()[0](model).fold(*xb)
+    assert all(rel_err(r, run(model, b)) <= TOL for r, b in zip(ref, fresh))
 
 
 def test_the_bed_can_fail():
