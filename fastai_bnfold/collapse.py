@@ -94,8 +94,12 @@ class Linear(NamedTuple):
     terms: tuple = (('',1.),) # (path of the convolution, or '' for `x` itself; scale, one a channel) of each
     t: Tensor|float = 0. # One a channel
 
-    def times(self, a): return Linear(tuple((p,s*a) for p,s in self.terms), self.t*a)
-    def plus(self, o): return Linear(self.terms+o.terms, self.t+o.t)
+    def times(self, a):
+        "Each term and the shift, times `a`"
+        return Linear(tuple((p,s*a) for p,s in self.terms), self.t*a)
+    def plus(self, o):
+        "All terms of both"
+        return Linear(self.terms+o.terms, self.t+o.t)
 
 X = Linear() # `x` itself
 
@@ -350,6 +354,7 @@ def one_conv(
     fmt = {4:torch.channels_last, 5:torch.channels_last_3d}.get(w.dim())
     fmt = fmt if fmt and like.is_contiguous(memory_format=fmt) and not like.is_contiguous() else torch.contiguous_format
     def param(x, olds):
+        "A parameter that holds `x`, trained if one of `olds` was"
         try: return nn.Parameter(round_to(x, torch.empty(x.shape, dtype=like.dtype, device=like.device, memory_format=fmt if x.dim()>1 else torch.contiguous_format)), requires_grad=any(o.requires_grad for o in olds))
         except OverflowError as e: raise FoldError(f"{code(b.path)}: {e}: fold without `collapse=True`, or in a wider dtype") from e
     conv.weight = param(w, [m.weight for m in old])

@@ -58,7 +58,9 @@ def nudged(xb):
 def _fingerprints(model, xb):
     "(path, output as float64) of each module call"
     got,hs = [],[]
-    def note(p): return lambda m,i,o: got.append((p, [t.detach().double().flatten()[:4096].clone() for t in tensors_in(o) if t.is_floating_point()]))
+    def note(p):
+        "A hook that keeps the output of module `p`"
+        return lambda m,i,o: got.append((p, [t.detach().double().flatten()[:4096].clone() for t in tensors_in(o) if t.is_floating_point()]))
     try:
         for p,m in model.named_modules(): hs.append(m.register_forward_hook(note(p)))
         with untouched(model): model(*own_copy(xb))
@@ -210,6 +212,7 @@ def _explained(self:BNFolder, e, plan, xb):
     "With the model unfolded again: the tolerance by which its own unsteadiness explains the difference; else FoldError"
     abs_err,rel_err,tol,after = e.args
     def moved(xb):
+        "How far the output on `xb` is from the recorded one"
         with untouched(self.model): return difference(plan.record.out, self.model(*xb))[1]
     again = moved(own_copy(xb))
     if not again<=tol: raise FoldError(f"the model's own output changes from call to call (relative difference {again:.3g}), so a fold cannot be checked. Nothing was changed")
@@ -228,7 +231,9 @@ class Done:
 
 def fingerprint(model, n=1000)->dict:
     "The dtype of each parameter, and sum and sum of squares of some `n` of its elements"
-    def some(p): return p.detach().as_strided((min(n, p.numel()),), (max(1, p.numel()//n),)).double()
+    def some(p):
+        "Elements of `p`, spread over it"
+        return p.detach().as_strided((min(n, p.numel()),), (max(1, p.numel()//n),)).double()
     return {k:(p.dtype, float(o.sum()), float(o.square().sum())) for k,p in model.named_parameters() for o in [some(p)]}
 
 def _changed_since(model, left):

@@ -49,6 +49,7 @@ def _unnoticed(learn):
     rng,dls = get_random_states(),[(dl,dl.rng,dl.rng.getstate()) for dl in learn.dls.loaders if hasattr(dl, 'rng')]
     modes = [(m,m.training) for m in learn.model.modules()]
     def back():
+        "Put it back"
         for m,f in modes: m.training = f
         for dl,r,s in dls: dl.rng = r; r.setstate(s)
         set_random_states(**rng)
@@ -57,7 +58,9 @@ def _unnoticed(learn):
 def _metrics(learn):
     "Name and value of the loss and each metric on the validation data; recorder, trackers and logs do not notice"
     names,saved = ['valid_loss', *[m.name for m in learn.metrics]],dict(vars(learn.recorder))
-    def back(): vars(learn.recorder).clear(); vars(learn.recorder).update(saved)
+    def back():
+        "Put it back"
+        vars(learn.recorder).clear(); vars(learn.recorder).update(saved)
     with put_back(back), learn.removed_cbs([cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]):
         return list(zip(names, map(float, learn.validate())))
 

@@ -104,11 +104,13 @@ def apply(g, move):
         x,y = (g.rec.values[v].store for v in (g.calls[i].reads[0], g.calls[i].writes[0]))
         g.memory[find(g, y)] = find(g, x)
 
+# %% ../nbs/05_plan.ipynb #4dce61f6
 def decide(g):
     "Fold one layer after another until none can go; another BatchNorm absorbs only what no convolution or linear layer can"
     into,reasons,tried = {},{},{}
     todo = [p for p in g.layers if p not in g.unfit]
     def sweep(ps, into_bn): # one pass
+        "Try each of the layers `ps` once"
         for p in ps:
             if tried.get((p,into_bn))==len(into): continue # nothing has changed since
             tried[p,into_bn] = len(into)
@@ -147,6 +149,7 @@ def other_sizes(xb):
 def other_images(xb):
     "One item of the batch, twice as large along its axes from the third on, and odd where it was even; then exactly twice as large"
     def grown(t, odd):
+        "`t` repeated along its image axes"
         for d in range(2, t.dim()): t = t.index_select(d, torch.arange(2*t.shape[d]+(odd and t.shape[d]%2==0), device=t.device)%t.shape[d])
         return t
     return [map_tensors(lambda t: grown(t[:1], odd), xb) for odd in (True,False)]

@@ -306,6 +306,7 @@ class Flow:
         if vs!=[x]: raise Stop(f"{where(self.g, i)} computes with it")
         self.end(x, i, absorber(self.g, i))
 
+# %% ../nbs/03_rules.ipynb #901413ad
 def carried(f, c):
     "Labels of what call `c` makes; Stop if the map cannot travel through it"
     if c.overwrites or c.name not in RULES: raise Stop(None)

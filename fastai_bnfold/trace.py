@@ -152,12 +152,14 @@ class Asked(int):
 
 def _comparing(op):
     def f(self, other):
+        "The comparison, told"
         self.asked(other)
         return op(self, other)
     return f
 
 def _counting(op):
     def f(self, other):
+        "The sum, which is asked about too"
         r = op(self, other)
         if r is NotImplemented: self.asked(None)
         return Asked(r, self.asked) if type(r) is int else r
@@ -165,6 +167,7 @@ def _counting(op):
 
 def _leaving(op):
     def f(self, *args):
+        "The operation, told"
         self.asked(None)
         return op(self, *args)
     return f
@@ -247,7 +250,7 @@ class _Memory:
     def aliases(self, t):
         "The number of `t`'s memory, and the known tensors in it; the list is live"
         try: key = t.untyped_storage()._cdata
-        except (RuntimeError, NotImplementedError): key = ('none', id(t))
+        except RuntimeError: key = ('none', id(t)) # it has no storage: a sparse tensor, say
         n,refs = self.stores.get(key, (None,[]))
         if not any(r() is not None for r in refs): # freed: the address may belong to a new tensor by now
             self.n += 1
@@ -336,8 +339,10 @@ def asked(self:Tracer, name, out, args, kwargs):
     self.rec.counted = True
     me = weakref.ref(self)
     def items(other):
+        "It was compared with `other`: a branch, unless that is a number of items too"
         if not isinstance(other, Asked) and (t := me()) is not None: t.branch()
     def image(other):
+        "A size of the image was compared"
         if (t := me()) is not None: t.rec.sized = True
     about = lambda axis: items if axis==0 else image if axis>1 else None
     if name=='len' and any(map(compared_next, code_frames()[:1])): items(None)
@@ -406,12 +411,14 @@ def _plain_in(o):
     if isinstance(o, dict): o = list(o.values())
     return any(map(_plain_in, o)) if isinstance(o, (list,tuple)) and not isinstance(o, torch.Size) else isinstance(o, (bool,int,float,str))
 
+# %% ../nbs/01_trace.ipynb #fab8d898
 @contextlib.contextmanager
 def _watch_modules(model, tracer):
     "Keep `tracer.stack` right, and record each module's inputs and outputs"
     paths,rec,me = {id(m):p for p,m in model.named_modules()},tracer.rec,threading.get_ident()
     mine = lambda m: threading.get_ident()==me and id(m) in paths
     def pre(m, inp):
+        "Before a module's forward"
         if not mine(m): return
         me_too = tracer.stack[-1] if tracer.stack else None
         kwargs = sys._getframe(1).f_locals.get('kwargs')
@@ -421,6 +428,7 @@ def _watch_modules(model, tracer):
         if told and me_too in tracer.branched: tracer.branched.add(len(rec.modules)-1)
         if hooked(m): _see(rec, rec.modules[-1].inputs, m, paths)
     def post(m, inp, out):
+        "After it"
         if not mine(m): return
         me = tracer.stack[-1]
         mc = rec.modules[me]
@@ -475,6 +483,7 @@ def _escaped(tracer):
 def _keep_tensor(t):
     was = t.detach().clone()
     def back():
+        "Put it back"
         if t.shape!=was.shape: t.data = was
         elif not torch.equal(t, was): t.detach().copy_(was)
         return t
@@ -483,6 +492,7 @@ def _keep_tensor(t):
 def _keep_array(o):
     was = o.copy()
     def back():
+        "Put it back"
         o[:] = was
         return o
     return back
@@ -493,10 +503,12 @@ def _keep_generator(o):
     else: get,put = o.getstate,o.setstate
     state = get()
     def back():
+        "Put it back"
         put(state)
         return o
     return back
 
+# %% ../nbs/01_trace.ipynb #74815c30
 def _keep(o, depth=3):
     "A function that gives back the very object `o`, holding again what it holds now; parameters and other objects are taken as they are"
     if type(o) in _atoms: return lambda: o
@@ -510,6 +522,7 @@ def _keep(o, depth=3):
 def _keep_container(o, depth):
     kids,keys = [_keep(i, depth-1) for i in (o.values() if isinstance(o, dict) else o)],list(o) if isinstance(o, dict) else None
     def back():
+        "Put it back"
         new = [k() for k in kids]
         if isinstance(o, tuple): return o
         if isinstance(o, list): o[:] = new
@@ -525,6 +538,7 @@ def _keep_container(o, depth):
 def _keep_object(o, depth):
     kids = {k:_keep(v, depth-1) for k,v in vars(o).items()}
     def back():
+        "Put it back"
         for k in [k for k in vars(o) if k not in kids]: del vars(o)[k]
         vars(o).update({k:f() for k,f in kids.items()})
         return o
@@ -550,6 +564,7 @@ def _rng():
     py,npy,cpu = random.getstate(),np.random.get_state(),torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     def restore():
+        "Set it again"
         random.setstate(py); np.random.set_state(npy); torch.set_rng_state(cpu)
         if cuda is not None: torch.cuda.set_rng_state_all(cuda)
     return restore
@@ -562,6 +577,7 @@ def untouched(
     "Run `model` in eval mode without gradients; modes, buffers, attributes and random state are put back afterwards"
     modes,rng = [(m, m.training) for m in model.modules()],_rng()
     def back():
+        "Put it back"
         if modes[0][1]: model.train()
         for m,f in modes: m.training = f
         rng()

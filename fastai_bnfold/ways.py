@@ -255,6 +255,7 @@ def reached_into(code, name):
     ops = list(dis.get_instructions(code))
     return any(a.argval==name and a.opname in ('LOAD_ATTR','LOAD_METHOD') and (b.opname in ('LOAD_ATTR','LOAD_METHOD') or c.opname=='BINARY_SUBSCR') for a,b,c in zip(ops, ops[1:], ops[2:]))
 
+# %% ../nbs/04_ways.ipynb #ea1eff19
 def straight(m, a, b, loose):
     "Do two slots of module `m` lie in one straight piece of code, without a jump or a `loose` variable between them, which alone names the modules it calls?"
     (_,a,p),(_,b,q) = a,b

@@ -9,19 +9,12 @@ from torch import nn
 import fastai_bnfold.collapse as C_
 from fastai_bnfold import fold as F_
 from fastai_bnfold.all import *
+from cases import Fn
 from models import TOL, changed, randomize_bn, real, rel_err, run, snapshot
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
 # ---------------------------------------------------------------- blocks
-class Fn(nn.Module):
-    "A module out of `f(self, x)` and its parts"
-    def __init__(self, f, **parts):
-        super().__init__()
-        self.f = f
-        for k, m in parts.items(): setattr(self, k, m)
-    def forward(self, x): return self.f(self, x)
-
 def conv(k=3, i=4, o=4, **kw): return nn.Conv2d(i, o, k, **{**({'padding': k//2} if isinstance(k, int) else {}), **kw})
 def cbn(k=3, i=4, o=4, **kw): return nn.Sequential(conv(k, i, o, bias=False, **kw), nn.BatchNorm2d(o))
 def dw(k=3, **kw): return conv(k, groups=4, **kw)
