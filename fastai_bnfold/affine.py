@@ -78,10 +78,13 @@ def absorb(
     pre:Affine|None=None, # Map on the inputs, `(in,)`
     post:Affine|None=None, # Map on the outputs, `(out,)`
     groups:int=1, # Of the convolution
-    transposed:bool=False # A transposed convolution
+    transposed:bool=False, # A transposed convolution
+    work:Tensor|None=None # Memory to compute in, `(n,)` in float64 on the CPU: asking for new memory takes longer than the sums. The next call that gets it overwrites the weight
 )->tuple[Tensor,Tensor]: # Weight and bias, in float64 on the CPU
     "Weight and bias of the layer that does `post(layer(pre(x)))`"
-    g = grouped(w.detach().to('cpu', torch.float64, copy=True), groups, transposed) # ours alone: the rest is done in place
+    w = w.detach()
+    fits = work is not None and w.numel()<=len(work)
+    g = grouped(work[:w.numel()].view(w.shape).copy_(w) if fits else w.to('cpu', torch.float64, copy=True), groups, transposed) # ours alone: the rest is done in place
     b = g.new_zeros(g.shape[0]*g.shape[1]) if b is None else b.detach().to('cpu', torch.float64, copy=True)
     k = (1,)*(g.dim()-3)
     if pre is not None:
@@ -110,12 +113,11 @@ def absorb_bn(
 
 # %% ../nbs/00_affine.ipynb #20c9fe8a
 def round_to(
-    x:Tensor, # float64; may be written
+    x:Tensor, # float64
     y:Tensor # Takes the result, in its own dtype and on its own device
 )->Tensor: # `y`
     "Round `x` once into `y`; OverflowError where it does not fit"
-    if y.dtype in (torch.float32, torch.float64): torch.hardshrink(x, torch.finfo(y.dtype).smallest_normal, out=x)
     y.copy_(x)
-    lo,hi = torch.aminmax(y) if y.numel() else (y.sum(),y.sum())
-    if not (math.isfinite(lo) and math.isfinite(hi)): raise OverflowError(f"a folded weight of {x.abs().max():.3g} does not fit {y.dtype}")
+    if y.dtype in (torch.float32, torch.float64): torch.hardshrink(y, torch.finfo(y.dtype).smallest_normal, out=y)
+    if not math.isfinite(y.sum()) and not y.isfinite().all(): raise OverflowError(f"a folded weight of {x.abs().max():.3g} does not fit {y.dtype}")
     return y

@@ -230,16 +230,14 @@ class Done:
     left: dict
 
 def fingerprint(model, n=1000)->dict:
-    "The dtype of each parameter, and sum and sum of squares of some `n` of its elements"
-    def some(p):
-        "Elements of `p`, spread over it"
-        return p.detach().as_strided((min(n, p.numel()),), (max(1, p.numel()//n),)).double()
-    return {k:(p.dtype, float(o.sum()), float(o.square().sum())) for k,p in model.named_parameters() for o in [some(p)]}
+    "Some `n` elements of each parameter, spread over it"
+    return {k:p.detach().as_strided((min(n, p.numel()),), (max(1, p.numel()//n),)).clone() for k,p in model.named_parameters()}
 
 def _changed_since(model, left):
     "Name of a parameter that was changed since the fold, other than by moving it; None if there is none"
     now = fingerprint(model)
-    return next((n for n,(d,*f) in left.items() if n not in now or (now[n][0]==d and any(abs(a-b)>1e-9*(1+abs(b)) for a,b in zip(now[n][1:], f)))), None)
+    same = lambda a,b: a.dtype!=b.dtype or (a.shape==b.shape and torch.allclose(a.cpu(), b.cpu(), rtol=0, atol=0, equal_nan=True))
+    return next((k for k,t in left.items() if k not in now or not same(now[k], t)), None)
 
 # %% ../nbs/09_fold.ipynb #f7432911
 @patch

@@ -182,16 +182,32 @@ def _same_maps(g, h, paths):
     return all(len(a)==len(b) and all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x,y in zip(a, b)) for a,b in ((maps(g, p), maps(h, p)) for p in paths))
 
 # %% ../nbs/05_plan.ipynb #3b1ac29a
+def _statistics(m):
+    "Name -> tensor, of what BatchNorm `m` computes with"
+    return {n:t for n in ('running_mean','running_var','weight','bias') if (t := getattr(m, n, None)) is not None}
+
 def check_statistics(model):
     "FoldError if a BatchNorm holds a number that is not finite"
-    for p,m in model.named_modules():
-        if not is_bn(m) or scripted_bn(m): continue
-        for n in ('running_mean','running_var','weight','bias'):
-            t = getattr(m, n, None)
-            if isinstance(t, nn.parameter.UninitializedTensorMixin): raise FoldError(f"`{p}` is a lazy layer that has not seen a batch yet: run the model once, then fold")
-            if t is not None and not t.isfinite().all(): raise FoldError(f"{n} of `{p}` holds {t[~t.isfinite()][0].item()}: it cannot be folded. Train the model again or reset the layer's statistics")
-        if getattr(m, 'running_var', None) is not None and (m.running_var.double()+m.eps<=0).any():
-            raise FoldError(f"running_var of `{p}` plus eps is {float((m.running_var.double()+m.eps).min())}: it must be positive")
+    bns = {p:m for p,m in model.named_modules() if is_bn(m) and not scripted_bn(m)}
+    for p,m in bns.items():
+        if any(isinstance(t, nn.parameter.UninitializedTensorMixin) for t in _statistics(m).values()):
+            raise FoldError(f"`{p}` is a lazy layer that has not seen a batch yet: run the model once, then fold")
+    if not _all_sound(bns.values()):
+        for p,m in bns.items(): _check_layer(p, m)
+
+def _all_sound(bns):
+    "Is every number finite and every variance positive? One question for all layers: asked one by one it takes longer than a small model's forward"
+    flat = lambda t: t.detach().flatten().to('cpu', torch.float64)
+    stats = [_statistics(m) for m in bns]
+    numbers = [flat(t) for d in stats for t in d.values()]
+    variances = [flat(d['running_var'])+m.eps for m,d in zip(bns, stats) if 'running_var' in d]
+    return all(bool(ok(torch.cat(ts)).all()) for ts,ok in ((numbers, torch.isfinite), (variances, lambda v: v>0)) if ts)
+
+def _check_layer(p, m):
+    for n,t in _statistics(m).items():
+        if not t.isfinite().all(): raise FoldError(f"{n} of `{p}` holds {t[~t.isfinite()][0].item()}: it cannot be folded. Train the model again or reset the layer's statistics")
+    if 'running_var' in _statistics(m) and (m.running_var.double()+m.eps<=0).any():
+        raise FoldError(f"running_var of `{p}` plus eps is {float((m.running_var.double()+m.eps).min())}: it must be positive")
 
 def _final(into, p):
     "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"

@@ -101,6 +101,7 @@ _atoms = {type(None),bool,int,float,str,torch.Size,torch.dtype,torch.device} # w
 def map_tensors(f, o, kind=Tensor):
     "Copy of nested lists, tuples, dicts and slices with `f` applied to everything of one kind"
     if type(o) in _atoms: return o
+    if type(o) in (tuple,list): return type(o)([i if type(i) in _atoms else map_tensors(f, i, kind) for i in o]) # nearly all there are
     if isinstance(o, kind): return f(o)
     if isinstance(o, slice): return slice(*(map_tensors(f, i, kind) for i in (o.start,o.stop,o.step)))
     if isinstance(o, dict):
@@ -118,13 +119,14 @@ _plain = (bytes,int,float,str,type,nn.Module)
 def tensors_in(o, depth=6)->list:
     "Every tensor in a nested object, also in the attributes of plain objects such as dataclasses"
     if type(o) in _atoms: return []
-    if isinstance(o, Tensor): return [o]
-    if depth==0 or isinstance(o, _plain): return []
-    if isinstance(o, dict): items = o.values()
+    if type(o) in (tuple,list): items = o if depth else () # nearly all there are
+    elif isinstance(o, Tensor): return [o]
+    elif depth==0 or isinstance(o, _plain): return []
+    elif isinstance(o, dict): items = o.values()
     elif isinstance(o, slice): items = (o.start,o.stop,o.step)
     elif isinstance(o, (list,tuple,set,frozenset,deque)): items = o
     else: items = [*getattr(o, '__dict__', {}).values(), *(getattr(o, k, None) for k in getattr(type(o), '__slots__', ()))]
-    return [t for i in items for t in tensors_in(i, depth-1)]
+    return [t for i in items if type(i) not in _atoms for t in tensors_in(i, depth-1)]
 
 # %% ../nbs/01_trace.ipynb #0f7f85af
 ASKS = set('''shape size dim ndim ndimension numel nelement dtype device layout stride storage_offset is_contiguous is_floating_point is_complex
@@ -286,6 +288,17 @@ class Tracer(TorchFunctionMode):
         return self.call(op_name(func), func, args, kwargs or {})
 
 # %% ../nbs/01_trace.ipynb #109ca292
+_no_dispatch = Tensor.__torch_dispatch__ # what a class has that does not look at operators itself
+
+@patch
+def make(self:Tracer, func, tensors, args, kwargs):
+    "Make the call; what it calls in turn is not recorded, and passes by `_Below` unless somebody else listens there too"
+    if torch._C._len_torch_dispatch_stack()==1 and all(type(t).__torch_dispatch__ is _no_dispatch for t in tensors):
+        with torch._C._DisableTorchDispatch(): return func(*args, **kwargs)
+    self.depth += 1
+    try: return func(*args, **kwargs)
+    finally: self.depth -= 1
+
 @patch
 def call(self:Tracer, name, func, args, kwargs):
     "Make the call, and record it"
@@ -295,9 +308,7 @@ def call(self:Tracer, name, func, args, kwargs):
     rargs,rkwargs = map_tensors(lambda t: Ref(self.known(t)), (tuple(args),kwargs))
     if name in INDEXERS: self.keep_ints(tensors)
     site = call_site()
-    self.depth += 1
-    try: out = func(*args, **kwargs)
-    finally: self.depth -= 1
+    out = self.make(func, tensors, args, kwargs)
     below = _written_below(func, args, kwargs)
     written = [t for t,b in zip(tensors,before) if _state(t)!=b or any(t is o for o in below) or (t.is_inference() and t is tensors[0] and _in_place(func,kwargs))]
     outs = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
@@ -465,7 +476,7 @@ def _register(model, xb, tracer):
                 v = tracer.mem.get(t)
                 if v is None: v = tracer.value(t, const=2)
                 tracer.rec.params.setdefault(v, []).append((p,n))
-        for t in tensors_in([o for k,o in vars(m).items() if k not in _of_every_module], depth=2):
+        for t in tensors_in([vars(m)[k] for k in vars(m).keys()-_of_every_module], depth=2):
             if tracer.mem.get(t) is None: tracer.value(t, const=2)
     for t in tensors_in(xb): tracer.known(t)
 
@@ -509,9 +520,13 @@ def _keep_generator(o):
     return back
 
 # %% ../nbs/01_trace.ipynb #74815c30
+def _fixed(o):
+    "Is this an object that nothing can be changed in?"
+    return type(o) in _atoms or type(o) is tuple and all(map(_fixed, o))
+
 def _keep(o, depth=3):
     "A function that gives back the very object `o`, holding again what it holds now; parameters and other objects are taken as they are"
-    if type(o) in _atoms: return lambda: o
+    if _fixed(o): return lambda: o
     if isinstance(o, Tensor) and not isinstance(o, nn.Parameter): return _keep_tensor(o)
     if isinstance(o, (torch.Generator, random.Random, np.random.Generator)): return _keep_generator(o)
     if isinstance(o, (np.ndarray, bytearray)) and len(getattr(o, 'shape', (1,))): return _keep_array(o)
@@ -548,13 +563,15 @@ def _keep_object(o, depth):
 class _Snapshot:
     "What a forward may change in a module: buffers and the attributes that are its own, not every module's"
     def __init__(self, m):
-        self.m,self.attrs = m,{k:_keep(v) for k,v in vars(m).items() if k not in _of_every_module}
+        self.m,self.attrs = m,{k:vars(m)[k] for k in vars(m).keys()-_of_every_module}
+        self.inside = {k:_keep(v) for k,v in self.attrs.items() if not _fixed(v)}
         self.bufs = {k:_keep(v) for k,v in m._buffers.items()}
 
     def restore(self):
         "Put everything back"
-        for k in [k for k in vars(self.m) if k not in self.attrs and k not in _of_every_module]: vars(self.m).pop(k)
-        vars(self.m).update({k:back() for k,back in self.attrs.items()})
+        for k in vars(self.m).keys()-_of_every_module-self.attrs.keys(): vars(self.m).pop(k)
+        vars(self.m).update(self.attrs)
+        for back in self.inside.values(): back()
         for k,back in self.bufs.items():
             if (t := back()) is not self.m._buffers[k]: self.m._buffers[k] = t
 

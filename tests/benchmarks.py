@@ -24,7 +24,7 @@ class Settings:
     n:int=200
     seconds:float=15
     minutes:float=60
-    reps:int=5
+    reps:int=9
     seeds:int=3
     nets:int=99
     px:int=999
