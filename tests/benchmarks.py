@@ -97,13 +97,18 @@ def timed(models, x, q, **kw):
 
 
 # ---------------------------------------------------------------- speed of the result
+def keep_memory():
+    "Keep what is freed for the next forward (glibc; elsewhere False): a big batch's memory, fetched page by page from the system each time, costs more than its BatchNorms, and another amount in each process"
+    try: libc = ctypes.CDLL(None); return bool(libc.mallopt(-4, 0) and libc.mallopt(-1, 2**31-1))  # M_MMAP_MAX, M_TRIM_THRESHOLD
+    except (OSError, AttributeError): return False
+
 def speed_row(name, batch, threads, q):
-    model, px = network('NETS', name, q.px)
+    kept, (model, px) = batch > 1 and keep_memory(), network('NETS', name, q.px)
     x, left = torch.randn(batch, 3, px, px), []
     vs = add_fasterai(variants(model, x[:2], say=left.append), left)
     vs['no BatchNorm'] = vs.pop('no BatchNorm')
     row = timed(only_right(vs, x, left), x, q, threads=threads, warmup=5 if batch == 1 else 2)
-    return dict(net=name, px=px, batch=batch, threads=threads, left_out=left, **row)
+    return dict(net=name, px=px, batch=batch, threads=threads, memory_kept=kept, left_out=left, **row)
 
 def speed(q):
     "Unfolded, folded by us and by others, and without BatchNorm"
