@@ -209,6 +209,7 @@ def _check_layer(p, m):
     if 'running_var' in _statistics(m) and (m.running_var.double()+m.eps<=0).any():
         raise FoldError(f"running_var of `{p}` plus eps is {float((m.running_var.double()+m.eps).min())}: it must be positive")
 
+# %% ../nbs/05_plan.ipynb #bc5d5339
 def _final(into, p):
     "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
     return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))

@@ -476,7 +476,7 @@ def _register(model, xb, tracer):
                 v = tracer.mem.get(t)
                 if v is None: v = tracer.value(t, const=2)
                 tracer.rec.params.setdefault(v, []).append((p,n))
-        for t in tensors_in([vars(m)[k] for k in vars(m).keys()-_of_every_module], depth=2):
+        for t in tensors_in([o for k,o in vars(m).items() if k not in _of_every_module], depth=2):
             if tracer.mem.get(t) is None: tracer.value(t, const=2)
     for t in tensors_in(xb): tracer.known(t)
 
@@ -563,7 +563,7 @@ def _keep_object(o, depth):
 class _Snapshot:
     "What a forward may change in a module: buffers and the attributes that are its own, not every module's"
     def __init__(self, m):
-        self.m,self.attrs = m,{k:vars(m)[k] for k in vars(m).keys()-_of_every_module}
+        self.m,self.attrs = m,{k:o for k,o in vars(m).items() if k not in _of_every_module}
         self.inside = {k:_keep(v) for k,v in self.attrs.items() if not _fixed(v)}
         self.bufs = {k:_keep(v) for k,v in m._buffers.items()}
 

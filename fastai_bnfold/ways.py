@@ -87,6 +87,7 @@ def neighbours(g, p, o):
     readers = [i for v in made for i in g.readers.get(v, [])]
     return sorted(readers)==sorted(g.layers[p]) and not any(map(g.rec.watchers.get, made)) and all(out_axis(g, g.calls[j])==1 for j in o.calls)
 
+# %% ../nbs/04_ways.ipynb #823d9366
 def backward(g, p, into_bn=False, undo=False):
     "Fold layer `p` into all the layers its input comes from; with `undo`, other readers of theirs may undo the map"
     calls,own = g.layers[p],{}
