@@ -1,5 +1,6 @@
 "Everything a user needs: `from fastai_bnfold.all import *`"
 from .graph import register_bn
+from .ops import register_op
 from .plan import FoldError, FoldEntry, FoldPlan
 from .report import FoldReport
 from .collapse import Collapsed
@@ -7,4 +8,4 @@ from .fold import BNFolder
 from .bench import bench, Timings
 from .learner import BNFoldCallback
 
-__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'FoldReport', 'BNFolder', 'Collapsed', 'bench', 'Timings', 'BNFoldCallback']
+__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'register_op', 'FoldReport', 'BNFolder', 'Collapsed', 'bench', 'Timings', 'BNFoldCallback']

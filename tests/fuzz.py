@@ -1,9 +1,12 @@
 """Random networks against the folder: `python tests/fuzz.py -n 1000`. Each net is folded on one batch and compared in
-float64 on fresh inputs of another batch size; its plan must be complete and its undo exact. `--peer fx` and
-`--peer fasterai` put the other tools through the same nets; `--peer drop`, a wrong folder, shows the bed catches one."""
+float64 on fresh inputs of another batch size, and on inputs that take other ways (negated, scaled, one item, other
+sizes, another door); its plan must be complete and its undo exact. `--peer fx` and `--peer fasterai` put the other
+tools through the same nets; `--peer drop` and `--peer naive`, wrong folders, show that the bed catches one."""
 import argparse
 import collections
+import copy
 import gc
+import inspect
 import re
 import sys
 import time
@@ -16,10 +19,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+import programs
 from models import PEERS, TOL, bits, bn_layers, changed, engine, evaluating, is_bn, rel_err, run, snapshot
-from nets import Invalid, Net, build, generate, literal, shrink, usable, wider
+from nets import Invalid, Net, build, doors, generate, literal, looks, shrink, usable
 
-BAD = ('wrong', 'crashed', 'refused', 'plan', 'touched', 'undo', 'report', 'seen', 'stock', 'slower', 'size')
+BAD = ('wrong', 'crashed', 'refused', 'plan', 'touched', 'undo', 'report', 'seen', 'stock', 'slower', 'way')
 
 
 @dataclass
@@ -95,20 +99,22 @@ def check_report(rep, es, n):
 
 
 # ---------------------------------------------------------------- one net
-def examine(model, xb, fresh, train=False, ops=True, wide=None):
-    "Fold, compare, undo; `Fail` at the first thing that is not right. Returns the plan's entries"
+def examine(model, xb, fresh, train=False, ops=True, others=(), told=()):
+    """Fold, compare, undo; `Fail` at the first thing that is not right. Returns the plan's entries. `others` are inputs
+    to compare on besides, `told` batches that the fold is told of"""
     BNFolder, FoldError = engine()
     model.eval()
     ref0, ref, saw, layers = run(model, xb), run(model, fresh), seen(model), bn_layers(model)
     n0 = calls(model, fresh) if ops else 0
-    wide, ref_wide = on_other_size(model, wide)
+    others = on_others(model, others)
+    also = dict(also=[tuple(x) for x in told]) if told else {}
     if train: model.train()
     state, tree = snapshot(model), [(n, id(m), type(m)) for n, m in model.named_modules()]
     given = [bits(x) for x in xb if isinstance(x, torch.Tensor)]
     folder = BNFolder(model)
-    es = check_plan(refusing(folder.plan, xb, state, model, FoldError), layers, model)
+    es = check_plan(refusing(folder.plan, xb, state, model, FoldError, **also), layers, model)
     need(not changed(state, snapshot(model)), 'touched', f'plan changed {changed(state, snapshot(model))}')
-    rep = refusing(folder.fold, xb, state, model, FoldError)
+    rep = refusing(folder.fold, xb, state, model, FoldError, **also)
     check_folded(model, tree, es)
     check_report(rep, es, len(layers))
     need(snapshot(model)['rng'] == state['rng'], 'touched', 'fold changed the RNG')
@@ -119,7 +125,7 @@ def examine(model, xb, fresh, train=False, ops=True, wide=None):
         need(err <= TOL, 'wrong', f'relative error {err:.2g}, folded {[(a, b) for a, b, _ in es if b]}')
         run(model, fresh)
         check_seen(saw, seen(model))
-        if wide: need((e := rel_err(ref_wide, run(model, wide))) <= TOL, 'size', f'relative error {e:.2g} on larger images')
+        check_others(model, others)
         if ops: need(calls(model, fresh) <= n0, 'slower', f'{n0} calls before, {calls(model, fresh)} after')
     if rep.bn_after < rep.bn_before: folder.unfold()
     need(not changed(state, snapshot(model)), 'undo', f'unfold left {changed(state, snapshot(model))} changed')
@@ -127,17 +133,32 @@ def examine(model, xb, fresh, train=False, ops=True, wide=None):
     return es
 
 
-def on_other_size(model, wide):
-    "Larger images and the outputs on them, if the model takes them"
-    if wide is None: return None, None
-    try: ref = run(model, wide)
-    except Exception: return None, None
-    return (wide, ref) if usable(ref) else (None, None)
+def on_others(model, others):
+    "(label, inputs, outputs) for the other inputs that the model takes, and whose outputs hang on no rounding"
+    good = []
+    for label, xb in others:
+        near = [x * (1 + 1e-13) if isinstance(x, torch.Tensor) else x for x in xb]
+        try: ref, near = run(model, xb), run(model, near)
+        except Exception: continue
+        if usable(ref) and rel_err(ref, near) < TOL / 100: good.append((label, xb, ref))
+    return good
 
 
-def refusing(f, xb, state, model, FoldError):
+def check_others(model, others):
+    for label, xb, ref in others:
+        try: err = rel_err(ref, run(model, xb))
+        except Exception as e: raise Fail('way', f'{label}: raises {type(e).__name__}: {e}') from e
+        need(err <= TOL, 'way', f'{label}: relative error {err:.2g}')
+
+
+def tells():
+    "Does the engine take further example batches?"
+    return 'also' in inspect.signature(engine()[0].fold).parameters
+
+
+def refusing(f, xb, state, model, FoldError, **kw):
     "A refusal is a failure here, and must leave no trace"
-    try: return f(*xb)
+    try: return f(*xb, **kw)
     except FoldError as e:
         need(not changed(state, snapshot(model)), 'undo', f'a refusal left {changed(state, snapshot(model))} changed')
         raise Fail('refused', e) from e
@@ -177,9 +198,10 @@ def check(spec, peer=None, dtype=None):
         if dtype:
             es = rounded(model, xb, fresh, dtype)
             res.folded = sum(bool(i) for _, i, _ in es)
-        elif peer: res.folded = peer_check(model, xb, fresh, PEERS[peer], res.bns)
+        elif peer: res.folded = peer_check(model, xb, fresh, ALL_PEERS[peer], res.bns, others_of(spec, True))
         else:
-            es = examine(model, xb, fresh, spec.get('train', False), wide=wider(spec))
+            told = doors(spec) if tells() else ()
+            es = examine(model, xb, fresh, spec.get('train', False), others=others_of(spec), told=told)
             res.folded, res.kept = sum(bool(i) for _, i, _ in es), [r for _, i, r in es if not i]
     except Invalid: raise
     except Fail as e: res.status, res.detail = e.status, e.detail
@@ -193,12 +215,46 @@ def where(e):
     return f'[{ours[-1].filename.rsplit("/", 1)[-1]}:{ours[-1].lineno} {ours[-1].name}]'
 
 
-def peer_check(model, xb, fresh, tool, n):
-    ref = run(model, fresh)
-    out = tool(model)
+def others_of(spec, all_doors=False):
+    "Inputs beyond the example; by another door only if the engine can be told of it"
+    return list(looks(spec)) + ([('another door', x) for x in doors(spec, 5)] if all_doors or tells() else [])
+
+
+def peer_check(model, xb, fresh, tool, n, others):
+    ref, others = run(model, fresh), on_others(model, others)
+    out = tool(model, xb) if tool is naive else tool(model)
     err = rel_err(ref, run(out, fresh))
     need(err <= TOL, 'wrong', f'relative error {err:.2g}')
+    check_others(out, others)
     return n - len(bn_layers(out))
+
+
+def naive(model, xb):
+    "A wrong folder: believes that every forward is like the one it sees, and takes what a neighbour can absorb there"
+    import oracle  # which imports this module
+    model = copy.deepcopy(model)
+    ref = run(model, xb)
+    for name, bn in bn_layers(model).items():
+        if type(bn).__module__ != 'torch.nn.modules.batchnorm' or bn.running_mean is None: continue
+        tries = [(a, side) for _, a in oracle.layers(model) for side in ('out', 'in')]
+        for a, side in tries:
+            new = oracle.absorbed(a, *oracle.affine(bn), side)
+            if new and oracle.works(model, name, a, new, ref, xb):
+                model.set_submodule(name, nn.Identity())
+                a.weight, a.bias = (nn.Parameter(t) for t in new)
+                break
+    return model
+
+
+def rounding(model):
+    "What rounding does: every weight off by a hair. A net that is told wrong here would be for nothing"
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for t in {*model.parameters()}: t.mul_(1 + 1e-14)
+    return model
+
+
+ALL_PEERS = PEERS | dict(naive=naive, rounding=rounding)
 
 
 # ---------------------------------------------------------------- many nets
@@ -218,6 +274,7 @@ def one(seed, peer=None, dtype=None):
 
 def cause(res):
     "A rough name for why a net failed, to group by"
+    if res.status == 'way': return 'way: ' + res.detail.split(':')[0]
     return res.status if res.status == 'wrong' else res.status + ': ' + re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\d+(\.\d+)?(e-?\d+)?|0x\w+", '#', res.detail.split(', starting at')[0])[:90]
 
 
@@ -227,7 +284,7 @@ def smallest(seed, peer=None, dtype=None):
     return shrink(generate(seed), lambda s: same(check(s, peer, dtype), want))
 
 
-def same(a, b): return a.status == b.status and (b.status == 'wrong' or cause(a) == cause(b))
+def same(a, b): return a.status == b.status and (b.status in ('wrong', 'way') or cause(a) == cause(b))
 
 
 def sweep(seeds, peer=None, jobs=1, dtype=None):
@@ -243,7 +300,7 @@ def sweep(seeds, peer=None, jobs=1, dtype=None):
 def summary(res):
     n = collections.Counter(r.status for r in res)
     good = [r for r in res if r.status != 'invalid']
-    bad = ', '.join(f'{n[b]} {b}' for b in BAD if n[b] or b in ('wrong', 'crashed'))
+    bad = ', '.join(f'{n[b]} {b}' for b in BAD if n[b] or b in ('wrong', 'way', 'crashed'))
     return f'{len(good)} nets: {bad}; folded {sum(r.folded for r in good)} of {sum(r.bns for r in good)} BatchNorm layers'
 
 
@@ -263,7 +320,7 @@ def main():
     p.add_argument('-n', type=int, default=1000, help='how many nets')
     p.add_argument('--seed', type=int, default=0, help='the first seed')
     p.add_argument('--jobs', type=int, default=2)
-    p.add_argument('--peer', choices=list(PEERS), help='put another tool through the same nets')
+    p.add_argument('--peer', choices=list(ALL_PEERS), help='put another tool through the same nets')
     p.add_argument('--dtype', type=lambda s: getattr(torch, s), help='fold in this dtype, against float64')
     p.add_argument('--shrink', type=int, default=1, metavar='K', help='shrink the first K nets of each cause')
     p.add_argument('--show', type=int, help='check this one seed and print its net')
@@ -280,9 +337,17 @@ def main():
     sys.exit(any(r.status in BAD for r in res))
 
 
+def texts(op, kw):
+    "The programs that a step is made of as source"
+    if op == 'code': yield programs.source(**{k: v for k, v in kw.items() if k in programs.TEXT})
+    inner = kw['parts'].values() if op == 'code' else kw.get('steps', ())
+    for step in inner: yield from texts(*step)
+
+
 def show(seed, peer, dtype):
     settle()
-    print(literal(generate(seed)))
+    spec = generate(seed)
+    print(literal(spec), *(t for op, _, kw in spec['steps'] for t in texts(op, kw)), sep='\n\n')
     print(one(seed, peer, dtype))
 
 

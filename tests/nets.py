@@ -3,6 +3,7 @@ invented by `generate`, cut down by `shrink`. Steps are `(op, sources, options)`
 first, then one value a step. Options never hold input channels, so steps can be dropped and the rest still fits."""
 import copy
 import random
+import sys
 from contextlib import suppress
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+import programs
 from models import bn_layers, calibrate, randomize_bn, run
 
 
@@ -185,8 +187,18 @@ def mk_seq(x, steps=()):
     return nn.Sequential(*mods)
 
 
+def mk_list(x, steps=()): return nn.ModuleList(make(op, x, kw) for op, kw in steps)
+
+
+def mk_code(x, parts, seq=False, **text):
+    "A module that decides, by a class written for it (`programs`)"
+    turned = x.transpose(1, 2) if seq else x
+    own = {n: make(op, turned if op == 'bn' else x, kw) for n, (op, kw) in parts.items()}
+    return programs.program_class(programs.source(own, **text))(**own)
+
+
 MAKE = dict(conv=mk_conv, convt=mk_convt, linear=mk_linear, bn=mk_bn, act=mk_act, drop=mk_drop, pool=mk_pool, up=mk_up,
-            padm=mk_padm, shape=mk_shape, norm=mk_norm, seq=mk_seq)
+            padm=mk_padm, shape=mk_shape, norm=mk_norm, seq=mk_seq, list=mk_list, code=mk_code)
 OUR = ('name', 'hook', 'tie', 'alias')
 
 
@@ -489,7 +501,7 @@ def net_of(spec, xs):
     vals = dict(enumerate(xs))
     for i in range(len(net.steps)): vals[net.n_in + i] = _advance(net, i, vals)
     if not all(isinstance(vals[o], torch.Tensor) for o in spec['out']): raise Invalid('an output is no tensor')
-    return _reorder(net, spec.get('order'))
+    return net.get(net.steps[0][2]['name']) if spec.get('bare') else _reorder(net, spec.get('order'))
 
 
 def _reorder(net, order):
@@ -510,10 +522,57 @@ def inputs_of(spec, n=None, seed=0):
     return [torch.randn((n or s[0],) + tuple(s[1:]), generator=g, dtype=torch.float64) for s in spec['inputs']]
 
 
-def wider(spec):
-    "A batch of larger images, for nets that take them"
-    g = torch.Generator().manual_seed(spec.get('seed', 0) + 3)
-    return [torch.randn(tuple(s[:2]) + tuple(k + 3 for k in s[2:]), generator=g, dtype=torch.float64) for s in spec['inputs']]
+def looks(spec):
+    "(label, inputs) that may take other ways than the example: the same negated or scaled, one item, other sizes"
+    xb, g = inputs_of(spec), torch.Generator().manual_seed(spec.get('seed', 0) + 3)
+
+    def sized(f):
+        shapes = [[max(n, 1) for n in f(list(s))] for s in spec['inputs']]
+        return [torch.randn(s, generator=g, dtype=torch.float64) for s in shapes]
+    yield 'negated', [-x for x in xb]
+    yield 'scaled', [6 * x for x in xb]
+    yield 'faint', [0.05 * x for x in xb]
+    yield 'shifted', [x + 1 for x in xb]
+    yield 'one item', sized(lambda s: [1] + s[1:])
+    yield 'seven items', sized(lambda s: [7] + s[1:])
+    if any(len(s) > 2 for s in spec['inputs']):
+        for label, k in (('larger', 3), ('one more', 1), ('smaller', -1), ('far smaller', -3)):
+            yield label, sized(lambda s: s[:2] + [n + k for n in s[2:]])
+    if any(len(s) == 3 for s in spec['inputs']):
+        for label, k in (('longer', 3), ('shorter', -1)): yield label, sized(lambda s: [s[0], s[1] + k] + s[2:])
+
+
+def doors(spec, n=0):
+    "Positional inputs that enter by another door: a keyword, another kind of input"
+    x = inputs_of(spec, None if n == 0 else n, 6 + n)[0]
+    return [eval(f'({d},)', {}, dict(x=x)) for d in spec.get('doors', ())]
+
+
+def way(model, xb):
+    "What identifies the way that a forward takes: the modules it calls, the lines of programs it runs"
+    names, seen, old = {m: n for n, m in model.named_modules()}, [], sys.gettrace()
+
+    def local(frame, event, arg):
+        seen.append(frame.f_lineno)
+        return local
+
+    def called(frame, event, arg):
+        return local(frame, event, arg) if frame.f_code.co_filename.startswith('<' + programs.FILE) else None
+    hook = nn.modules.module.register_module_forward_pre_hook(lambda m, args: seen.append(names.get(m)))
+    sys.settrace(called)
+    try: run(model, xb)
+    finally:
+        sys.settrace(old)
+        hook.remove()
+    return tuple(seen)
+
+
+def ways(model, spec):
+    "The ways that the example and the other inputs take"
+    found = set()
+    for xb in [inputs_of(spec), *(xb for _, xb in looks(spec))]:
+        with suppress(Exception): found.add(way(model, xb))
+    return found
 
 
 def tiny(net, seed):
@@ -541,7 +600,7 @@ def build(spec):
             if not usable(run(net, xb) + run(net, fresh)): raise Invalid('out of range')
     except Invalid: raise
     except Exception as e: raise Invalid(f'{type(e).__name__}: {e}') from e
-    net.store.clear()
+    if isinstance(net, Net): net.store.clear()
     return net, xb, fresh
 
 
@@ -982,15 +1041,51 @@ class Gen:
         return self.spec
 
 
+class WayGen(Gen):
+    "Modules that decide among the others"
+    def m_code(self):
+        i = self.value(lambda t: t.dim() > 1)
+        if i is None: return None
+        if self.p(0.4): i = (self.bn(i) if self.p(0.5) else self.layer(i)) or i
+        c = programs.Coder(self.rng, self.vals[i].shape, seq=self.vals[i].dim() == 3 and self.p(0.3))
+        pair = self.p(0.1)
+        k = self.emit('code', i, **programs.tidy(c.program(self.one(1, 2, 3, 4), pair=pair)))
+        if pair: k = self.emit('pick', k, i=0)
+        return (self.bn(k) if self.p(0.5) else self.layer(k)) if self.p(0.4) else k
+
+    MOTIFS = Gen.MOTIFS | dict(code=60)
+
+
+def grown(seed, gen=Gen):
+    g = gen(seed)
+    return g.grow(g.one(2, 3, 4, 5, 6))
+
+
+def whole(seed):
+    "A model that is one program"
+    rng = random.Random(seed)
+    n, c = rng.choice([1, 2, 2, 3, 4]), rng.choice([2, 3, 4, 6])
+    nd = rng.choices([0, 1, 2, 3], [2, 3, 6, 1])[0]
+    seq, s = nd == 1 and rng.random() < 0.8, rng.choice([4, 5, 6, 8])
+    shape = (n, s, c) if seq else (n, c) + ((s,) * nd if nd < 3 else (4, 4, 4))
+    prog, others = programs.bare(rng, shape, seq)
+    fresh = rng.choice([k for k in (2, 4, 5) if k != n])
+    spec = dict(seed=seed % 100000, inputs=[shape], out=[1], fresh=fresh, bare=True, zero=0.)
+    return spec | (dict(doors=others) if others else {}) | dict(steps=[('code', (0,), dict(name='net', **prog))])
+
+
+KINDS = (grown, lambda seed: grown(seed, WayGen), whole)
+
+
 def generate(seed):
-    "The spec of net number `seed`; a function of `seed` alone"
+    "The spec of net number `seed`; a function of `seed` alone. One in three has no programs in it, one is nothing else"
+    kind = seed % len(KINDS)
     for k in range(50):
-        g = Gen(seed * 100 + k)
-        spec = g.grow(g.one(2, 3, 4, 5, 6))
+        spec = KINDS[kind](seed * 100 + k)
         if spec is None or not count_bn(spec): continue
-        try: build(spec)
+        try: model, _, _ = build(spec)
         except Invalid: continue
-        return spec
+        if kind == 0 or spec.get('doors') or len(ways(model, spec)) > 1: return spec
     raise Invalid(f'nothing came of seed {seed}')
 
 
@@ -1000,8 +1095,14 @@ def count_bn(spec):
     for op, _, kw in spec['steps']:
         if op == 'bn': n.add(kw['name'])
         if op == 'sub': n |= set(range(count_bn(kw['spec'])))
-        if op == 'seq': n |= {f"{kw['name']}.{i}" for i, (o, _) in enumerate(kw['steps']) if o == 'bn'}
+        if op in ('seq', 'code'): n |= {f"{kw['name']}.{i}" for i in range(parts_bn(op, kw))}
     return len(n)
+
+
+def parts_bn(op, kw):
+    "How many BatchNorm modules are in what a step makes of steps"
+    inner = kw['parts'].values() if op == 'code' else kw.get('steps', ())
+    return (op == 'bn') + sum(parts_bn(*s) for s in inner)
 
 
 # ---------------------------------------------------------------- cutting down
@@ -1036,30 +1137,35 @@ def simpler(spec):
     for i in reversed(range(n)): yield drop_step(spec, i)
     if len(spec['out']) > 1:
         for o in spec['out']: yield dict(spec, out=[x for x in spec['out'] if x != o])
-    for k in ('order', 'struct', 'neg', 'zero', 'train', 'tiny'):
+    for k in ('order', 'struct', 'neg', 'zero', 'train', 'tiny', 'doors'):
         if k in spec: yield {a: b for a, b in spec.items() if a != k}
     for i, (op, src, kw) in enumerate(spec['steps']):
         if op == 'sub':
             for s in simpler(kw['spec']): yield _with(spec, i, (op, src, dict(kw, spec=s)))
         if op == 'seq':
             for k in range(len(kw['steps'])): yield _with(spec, i, (op, src, dict(kw, steps=kw['steps'][:k] + kw['steps'][k + 1:])))
+        if op == 'code':
+            for s in programs.simpler_program(kw): yield _with(spec, i, (op, src, s))
         for k in kw:
-            if k not in ('name', 'spec', 'steps', 'how', 'tie'): yield _with(spec, i, (op, src, {a: b for a, b in kw.items() if a != k}))
+            if k not in ('name', 'spec', 'steps', 'how', 'tie', 'seq', *programs.TEXT):
+                yield _with(spec, i, (op, src, {a: b for a, b in kw.items() if a != k}))
 
 
 def _with(spec, i, step): return dict(spec, steps=spec['steps'][:i] + [step] + spec['steps'][i + 1:])
 
 
-def shrink(spec, fails, budget=400):
-    "The smallest spec found for which `fails(spec)` still holds"
-    done = False
-    while not done and budget > 0:
-        done = True
-        for s in simpler(spec):
+def shrink(spec, fails, budget=800):
+    "The smallest spec found for which `fails(spec)` still holds; what failed to do is tried again once all else was"
+    start, better = 0, False
+    while True:
+        for n, s in enumerate(simpler(spec)):
+            if n < start: continue
             budget -= 1
-            if budget <= 0: break
-            if _fails(fails, s): spec, done = s, False; break
-    return spec
+            if budget <= 0: return spec
+            if _fails(fails, s): spec, start, better = s, n, True; break
+        else:
+            if not better: return spec
+            start, better = 0, False
 
 
 def _fails(fails, s):

@@ -7,7 +7,7 @@ import re
 import torch
 from torch import nn
 
-from fuzz import entries, settle
+from fuzz import entries, on_others, others_of, settle
 from models import TOL, bn_layers, engine, rel_err, run
 from nets import Invalid, build, generate, literal, shrink
 
@@ -37,6 +37,11 @@ def absorbed(a, s, t, side):
     return (v.transpose(1, 2) if tr else v).reshape(w.shape), b
 
 
+def layers(model):
+    "Convolutions and linear layers that keep their weight themselves, by path"
+    return [(n, a) for n, a in model.named_modules() if isinstance(a, OUT) and type(a.weight) is nn.Parameter]
+
+
 def works(model, name, a, new, ref, fresh):
     "Are the outputs right with BatchNorm `name` gone and layer `a` changed?"
     parent, leaf = (name.rpartition('.')[0], name.rpartition('.')[2])
@@ -51,17 +56,16 @@ def works(model, name, a, new, ref, fresh):
 def missed(spec):
     "[(layer, reason, absorber, side)] that a fold left and one layer could have taken"
     model, xb, fresh = build(spec)
-    ref = run(model, fresh)
+    seen = [(fresh, run(model, fresh)), *((x, ref) for _, x, ref in on_others(model, others_of(spec, True)))]
     BNFolder, _ = engine()
     kept = {b: r for b, i, r in entries(BNFolder(model).fold(*xb).plan) if not i}
     found = []
     for name, m in bn_layers(model).items():
         if any(e in kept.get(name, '') for e in EXEMPT) or m.running_mean is None or type(m).__name__ in ('OddBN2d', 'BatchNormAct2d'): continue
-        for p, a in model.named_modules():
-            if not isinstance(a, OUT) or type(a.weight) is not nn.Parameter: continue
+        for p, a in layers(model):
             for side in ('out', 'in'):
                 new = absorbed(a, *affine(m), side)
-                if new and works(model, name, a, new, ref, fresh): found.append((name, kept.get(name), p, side))
+                if new and all(works(model, name, a, new, ref, x) for x, ref in seen): found.append((name, kept.get(name), p, side))
     return found
 
 

@@ -1,5 +1,48 @@
 "Small nets that were once folded wrongly or refused, as `make fuzz` shrank them: name -> spec of `nets.build`."
-REGRESSIONS = dict(
+def program(shape, parts, *lines, seq=False, init=(), **kw):
+    "The spec of a model that is one program; `h` is its input at first"
+    text = dict(parts=parts, init=list(init), lines=['h = x', *lines, 'return h'], seq=seq)
+    spec = dict(seed=1, inputs=[shape], out=[1], fresh=5, bare=True, zero=0.) | kw
+    return spec | dict(steps=[('code', (0,), dict(name='net', **text))])
+
+
+CONV, BN, LIN = ('conv', dict(out=3, k=1)), ('bn', {}), ('linear', dict(out=3))
+IMG, PAIR, LINEAR = (2, 3, 6, 6), dict(a=CONV, b=BN), dict(a=LIN, b=BN)
+
+# ---------------------------------------------------------------- programs: what one forward does not show
+WAYS = dict(
+    called_again_on_larger_images=program(IMG, PAIR, 'h = self.b(self.a(h))', 'if h.shape[-1] > 6: h = self.a(h)'),
+    called_again_on_longer_sequences=program(
+        (2, 4, 3), LINEAR, 'h = self.b(self.a(h).transpose(1, 2)).transpose(1, 2)', 'if h.shape[1] > 4: h = self.a(h)',
+        seq=True),
+    left_out_on_longer_sequences=program(
+        (2, 5, 3), LINEAR, 'if not (x.shape[1] > 5): h = self.a(h)', 'h = self.b(h.transpose(1, 2)).transpose(1, 2)',
+        seq=True),
+    reached_into_as_a_list_of_children=program(
+        IMG, dict(s=('seq', dict(steps=[CONV, BN]))), 'h = self.s(h)',
+        'if x.mean() > 0.1: h = list(self.s.children())[1](h)'),
+    layer_of_a_child_called_again=program(
+        (3, 3, 6, 6), dict(s=('seq', dict(steps=[BN, CONV]))), 'h = self.s(h)',
+        'if h.size(0) % 2 == 0: h = list(self.s.children())[1](h)', fresh=4),
+    held_in_a_generator=program(
+        IMG, PAIR, 'h = self.a(h)', 'held = (t for t in [h])', 'h = self.b(h)',
+        'if x.mean() > 0.1: h = h + next(held)'),
+    held_in_a_closure_of_a_closure=program(
+        IMG, PAIR, 'h = self.a(h)', 'held = (lambda t: lambda: t)(h)', 'h = self.b(h)',
+        'if x.abs().max() > 9: h = h + held()'),
+    one_of_two_in_a_generator=program(
+        IMG, PAIR, 'h = self.b(self.a(h))',
+        'h = next(m(h) for m, ok in ((self.a, x.numel() // len(x) > 108), (F.relu, True)) if ok)'),
+    chosen_from_a_stack=program(
+        IMG, PAIR, 'h = self.a(h)', 'h = torch.stack([h, self.b(h)])[int(x.mean() < 0.1)]'),
+    chosen_by_name=program(
+        IMG, PAIR | dict(c=CONV), 'h = getattr(self, "c" if x.shape[-1] & 1 else "a")(h)', 'h = self.b(h)'),
+    in_a_plain_list=program(
+        IMG, PAIR, 'h = self.a(h)', 'h = self.plain[1](h)', init=['self.plain = [self.a, self.b]']),
+    draws_in_eval=program(
+        IMG, PAIR, 'if random.random() < 1. or not self.training: h = self.a(h)', 'h = self.b(h)'))
+
+REGRESSIONS = WAYS | dict(
     undone_with_too_few_digits=dict(seed=97801, inputs=[(3, 3, 8, 8)], out=[9, 13], struct='tuple', fresh=5, neg=0.0, tiny=True, steps=[
         ('conv', (0,), {'name': 'enc.sh1', 'out': 4, 'k': 1}), ('bn', (1,), {'name': 'shbn2'}), ('conv', (0,), {'name': 'enc.sh1', 'out': 4, 'k': 1}),
         ('convt', (3,), {'out': 4, 'k': 1, 'bias': True, 'stride': 1, 'groups': 2, 'name': 'enc.convt5'}),
