@@ -276,7 +276,7 @@ def _explained(self:BNFolder, differs, plan):
     at = _first_difference(_outputs(self.model, batch), after, TOLERANCE[working_dtype(self.model, tensors_in(before))], plan)
     return FoldError(f"folding would change the model's output {words}{f', starting at `{at}`' if at else ''}. Nothing was changed")
 
-# %% ../nbs/15_fold.ipynb #65b7b1d3
+# %% ../nbs/15_fold.ipynb #5cf38ce6
 @dataclass
 class Done:
     "The changes of one fold, and checksums of the weights it left"
@@ -285,7 +285,8 @@ class Done:
 
 def checksum(t:Tensor)->int:
     "A checksum of all elements, whatever the memory format"
-    return zlib.crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    t = t.detach().to_dense() if t.layout!=torch.strided else t.detach()
+    return zlib.crc32(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 def checksums(model:nn.Module)->dict:
     "Name -> (dtype, checksum) of each parameter"

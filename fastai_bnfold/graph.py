@@ -8,7 +8,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/graph.html.md"""
 __all__ = ['BN', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'written_out', 'deciding', 'seen_by',
            'out_of_units', 'quote', 'cls_name', 'bn_part', 'Graph', 'where', 'say', 'strides', 'why_kept']
 
-# %% ../nbs/06_graph.ipynb #d2a20452
+# %% ../nbs/06_graph.ipynb #9d80d51a
 import copy, inspect
 from collections import Counter, OrderedDict, defaultdict
 from functools import partial
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from .affine import Affine, bn_affine
 from .ops import Call, Ref, Stop, op, value_of
-from .source import Reached, units
+from .source import Reached, functions_of, units
 from .state import reachable
 from .trace import FROM_WEIGHTS, Record, Watcher, hooked
 
@@ -92,7 +92,7 @@ def written_out(
             value = call.writes[0]
     return weights if visit.outputs==(value,)!=visit.inputs else set()
 
-# %% ../nbs/06_graph.ipynb #ce3c6397
+# %% ../nbs/06_graph.ipynb #af25bf78
 def _by_name(rec):
     "Each module call by its path and how many calls of that path came before"
     n,found = Counter(),{}
@@ -107,20 +107,24 @@ def _sizes_vary(rec, others):
     names = [_by_name(o) for o in others]
     return {k for name,k in _by_name(rec).items() if any(name in ns and asked(rec, k)!=asked(o, ns[name]) for o,ns in zip(others, names))}
 
-def _plain_sequence(m): return type(m).forward is nn.Sequential.forward and type(m).__call__ is nn.Module.__call__
+def _only_calls(m):
+    "Is `m` a plain sequence, whose code calls its children in turn and does nothing else?"
+    return isinstance(m, nn.Sequential) and not {'forward','__call__'} & set(functions_of(m))
 
 def _may_read(model, rec, kept):
     "Module calls whose code could read what was kept in one of the objects `kept` (ids)"
     mods = dict(model.named_modules())
-    reads = {p for p in {v.path for v in rec.modules} if not _plain_sequence(mods[p]) and any(id(o) in kept for o in reachable(mods[p])[0])}
+    reads = {p for p in _with_code(mods, rec) if any(id(o) in kept for o in reachable(mods[p])[0])}
     return {k for k,v in enumerate(rec.modules) if v.path in reads}
+
+def _with_code(mods, rec): return {p for p in {v.path for v in rec.modules} if {'forward','__call__'} & set(functions_of(mods[p]))}
 
 def _told_by_keeping(model, rec, found):
     "Module calls that could read what those of `found`, which decide, keep somewhere"
     mods,kept = dict(model.named_modules()),set(rec.changed)
     for p in {rec.modules[k].path for k in found}:
         code = Reached(mods[p])
-        if code.stores_elsewhere: return {k for k,v in enumerate(rec.modules) if not _plain_sequence(mods[v.path])}
+        if code.stores_elsewhere: return {k for k,v in enumerate(rec.modules) if v.path in _with_code(mods, rec)}
         if code.stores: kept.add(id(mods[p]))
     return _may_read(model, rec, kept) if kept else set()
 
@@ -193,7 +197,7 @@ def bn_part(rec, number, m)->tuple:
     if rec.values[x].dtype!=rec.values[y].dtype: raise _odd("it changes the dtype of its input")
     return mine,x,y
 
-# %% ../nbs/06_graph.ipynb #759ab454
+# %% ../nbs/06_graph.ipynb #cd25b08f
 class Graph:
     "The calls of one forward with every BatchNorm as one call, and what has been folded so far"
     def __init__(self, model:nn.Module, rec:Record,
@@ -250,7 +254,7 @@ class Graph:
         visits = self.rec.modules
         self.deciding,self.watchers = numbers,defaultdict(list, {v:list(who) for v,who in self.rec.watchers.items()})
         for k in numbers:
-            if _plain_sequence(self.mods[visits[k].path]): continue
+            if _only_calls(self.mods[visits[k].path]): continue
             words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
             for v in seen_by(self.rec, k): self.watchers[v].append(Watcher('decides', words))
         self.deciding_paths = {visits[k].path for k in numbers}

@@ -106,12 +106,13 @@ def _state(learn): return getattr(learn, '_bn_folded', None)
 
 def _flag(model):
     "True for a folded model, False for one that may be trained all the same, None for an unfolded one"
-    return vars(get_model(model)).get('_bnfolded')
+    marks = [vars(m)['_bnfolded'] for m in model.modules() if '_bnfolded' in vars(m)]
+    return all(marks) if marks else None
 
 def _mark(model, flag):
-    "Let the model say so, whichever Learner it comes into and whatever file"
-    if flag is None: vars(model).pop('_bnfolded', None)
-    else: model._bnfolded = flag
+    "Let what was left of its BatchNorms say so, whichever Learner they come into and whatever file"
+    for m in model.modules():
+        if '_bnfolded' in vars(m): m._bnfolded = flag
 
 # %% ../nbs/16_learner.ipynb #36b1d6e8
 def _options(keep, also):

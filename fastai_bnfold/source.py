@@ -81,7 +81,7 @@ def deciding_line()->str:
     check = is_check(*lines[0][:2]) and not any(may_catch(*o[:2]) for o in lines[1:users] if o[2]!='torch')
     return '' if check else linecache.getline(*lines[0][:2]).strip() or f'line {lines[0][1]}'
 
-# %% ../nbs/04_source.ipynb #6e902dca
+# %% ../nbs/04_source.ipynb #21f9031d
 def functions_of(m:nn.Module)->dict:
     "Name -> the functions of that name that the class of `m`, its bases or `m` itself has; PyTorch's own are left out"
     found = {}
@@ -100,7 +100,8 @@ def _nodes(f):
     tree = _tree(f.__code__.co_filename)
     first = lambda n: min(o.lineno for o in [n, *getattr(n, 'decorator_list', [])])
     kinds = ast.FunctionDef,ast.AsyncFunctionDef,ast.Lambda
-    return [n for n in ast.walk(tree) if isinstance(n, kinds) and first(n)==f.__code__.co_firstlineno] if tree else []
+    named = lambda n: getattr(n, 'name', '<lambda>')==f.__name__
+    return [n for n in ast.walk(tree) if isinstance(n, kinds) and named(n) and first(n)==f.__code__.co_firstlineno] if tree else []
 
 # %% ../nbs/04_source.ipynb #5589c935
 _parts_of_self = set('''modules children parameters buffers named_modules named_children named_parameters named_buffers apply _apply
@@ -226,9 +227,9 @@ def units(m:nn.Module)->list:
     for name,child in m.named_children(): add(name, child, name not in r.inside|r.items)
     return found
 
-# %% ../nbs/04_source.ipynb #8bc2a87e
+# %% ../nbs/04_source.ipynb #f358f57a
 def passes_bias(m:nn.Module)->bool:
     "Would the code of `m` use a bias if there were one?"
-    if type(m).forward.__module__.startswith('torch.nn.'): return True
+    if getattr(inspect.getattr_static(type(m), 'forward'), '__module__', '').startswith('torch.nn.'): return True
     names = [n.attr for fs in functions_of(m).values() for f in fs for o in _nodes(f) for n in ast.walk(o) if isinstance(n, ast.Attribute)]
     return 'bias' in names

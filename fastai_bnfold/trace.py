@@ -8,7 +8,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/trace.html.md"""
 __all__ = ['FROM_INPUT', 'FROM_CODE', 'FROM_WEIGHTS', 'Value', 'ModuleCall', 'Watcher', 'Record', 'Numbers', 'Tracer', 'hooked',
            'see', 'trace']
 
-# %% ../nbs/05_trace.ipynb #870e2def
+# %% ../nbs/05_trace.ipynb #4c1cad10
 import contextlib, gc, random, threading, weakref
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,10 +16,9 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from .ops import Asked, Call, Ref, holds_plain, map_tensors, op, op_name, tensors_in
 from .source import deciding_line
-from .state import keeper, memory_of, no_gc, own_attrs, own_copy, put_back, random_state, reachable, untouched, written_by
+from .state import Listener, keeper, memory_of, no_gc, own_attrs, own_copy, put_back, random_state, reachable, untouched, written_by
 
 # %% ../nbs/05_trace.ipynb #c1f5afc2
 FROM_INPUT,FROM_CODE,FROM_WEIGHTS = 0,1,2 # what a value was made from: the inputs; shapes and numbers in the code; parameters and buffers alone
@@ -113,7 +112,7 @@ class Numbers:
         "Every tensor that still exists, and its number"
         return [(t,v) for r,v in list(self.ids.values()) if (t := r()) is not None]
 
-# %% ../nbs/05_trace.ipynb #f2015b5d
+# %% ../nbs/05_trace.ipynb #4c68bbbe
 class Tracer(TorchFunctionMode):
     "Writes every call made under it into `self.rec`"
     def __init__(self):
@@ -142,10 +141,8 @@ class Tracer(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None): return self.call(func, args, kwargs or {})
 
-class _Below(TorchDispatchMode):
+class _Below(Listener):
     "Records the operators that no torch function announced, and what those that were announced do to memory"
-    supports_higher_order_operators = True # such as `torch.cond`: one call like any other
-
     def __init__(self, tracer): super().__init__(); self.tracer = tracer
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -291,7 +288,7 @@ class _Visits:
                 handles.append(nn.Module.register_forward_hook(m, self.leave, prepend=True, always_call=True))
             yield
 
-# %% ../nbs/05_trace.ipynb #ea8804d8
+# %% ../nbs/05_trace.ipynb #39fd3cbb
 def _register(model, inputs, tracer):
     "Number the parameters, buffers and inputs before anything runs"
     number = lambda t: v if (v := tracer.numbers.get(t)) is not None else tracer.value(t, origin=FROM_WEIGHTS)
@@ -315,7 +312,8 @@ def _note_escaped(tracer):
 def _plain_contents(o):
     "What `o` directly holds that is no tensor, nor a container of tensors alone"
     if isinstance(o, (np.ndarray,bytearray)): return o.tobytes() if isinstance(o, np.ndarray) else bytes(o)
-    held = vars(o) if hasattr(o, '__dict__') else o if isinstance(o, (dict,list,set)) else ()
+    if isinstance(o, (Tensor,type)): return []
+    held = own_attrs(o) if isinstance(o, nn.Module) else o if isinstance(o, (dict,list,set)) else getattr(o, '__dict__', {})
     items = held.items() if isinstance(held, dict) else enumerate(held)
     return [(k,i if isinstance(i, (bool,int,float,str)) else id(i)) for k,i in items if holds_plain(i)]
 
