@@ -9,7 +9,7 @@ __all__ = ['X', 'Kernel', 'kernel_of', 'eye_kernel', 'layout', 'put_together', '
            'kernels', 'in_turn', 'sealed', 'block_of', 'outermost', 'find_blocks', 'Collapsed', 'one_conv',
            'collapsing']
 
-# %% ../nbs/13_collapse.ipynb #b324ecf2
+# %% ../nbs/13_collapse.ipynb #cdbb3a29
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,9 +19,10 @@ from torch.nn.modules.utils import _ntuple
 from .affine import round_to
 from .changes import Change, places_of
 from .flow import Flow, absorber
-from .graph import Graph, out_of_units, quote, strides
+from .graph import Graph, quote, strides
 from .ops import Ref, Stop, dropout, map_tensors, moves, op, same, value_of
 from .plan import FoldError
+from .source import uses_part_of
 from .state import reachable
 from .trace import FROM_INPUT, FROM_WEIGHTS, hooked, trace
 
@@ -229,7 +230,7 @@ def _unseen(g, mc, lin, at, v, y):
     made = [w for i in range(mc.start, mc.end) if g.calls[i] for w in g.calls[i].writes]
     if any(who.kind=='kept' for w in (*mc.inputs, *made) for who in g.watchers.get(w, [])): raise Stop('collapse', "something keeps a value of it after the forward")
 
-# %% ../nbs/13_collapse.ipynb #4990e580
+# %% ../nbs/13_collapse.ipynb #4c582e4c
 def _below(mods, ks):
     "The module calls `ks`, and those made in them"
     under = set(ks)
@@ -257,11 +258,12 @@ def sealed(g, k, b):
 
 def _code_is_plain(g, k, goes):
     "Stop if the forward changed something in the modules `goes`, or if the code that calls block call `k` may use a part of it"
-    visits,callers = g.rec.modules,{}
+    visits,names = g.rec.modules,[name for _,name in places_of(g.model)[id(g.mods[g.rec.modules[k].path])]]
     if g.rec.changed & {id(o) for m in goes for o in reachable(m)[0]}: raise Stop('collapse', "its code keeps something")
     at = visits[k].parent
-    while at is not None: callers[visits[at].path] = None; at = visits[at].parent
-    if set(goes) & set(out_of_units(g.model, callers)): raise Stop('collapse', "the code that calls it uses a part of it")
+    while at is not None:
+        caller,at = g.mods[visits[at].path],visits[at].parent
+        if any(uses_part_of(caller, name) for name in names): raise Stop('collapse', "the code that calls it uses a part of it")
 
 # %% ../nbs/13_collapse.ipynb #dad95404
 def _worth_it(g, b):

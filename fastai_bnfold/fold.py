@@ -344,7 +344,7 @@ def others_that_hold(model:nn.Module, plan:FoldPlan)->list:
         if at: found.append(f"another {type(o).__name__} holds `{at}`")
     return found
 
-# %% ../nbs/15_fold.ipynb #2fe3937a
+# %% ../nbs/15_fold.ipynb #a845e354
 @patch
 def _collapsing(self:BNFolder, changes, plan):
     "What would collapse after `changes`, which are made for a moment: further changes, and a `Collapsed` for each block"
@@ -369,7 +369,7 @@ def _commit_collapsed(self:BNFolder, changes, plan, check):
     except (FoldError,_Differs) as e:
         if not blocks: raise
         self.rewind(n)
-        why = str(e if isinstance(e, FoldError) else f"the model's output would change {e.args[0]}").removesuffix('. Nothing was changed')
+        why = str(e if isinstance(e, FoldError) else f"it would change the model's output {e.args[0]}").removesuffix('. Nothing was changed')
     report = self._commit(changes, plan, check)
     report.not_collapsed = why
     return report

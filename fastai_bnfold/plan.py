@@ -159,7 +159,7 @@ def extreme_draws(which:str):
     state = [_words[which]]*400 + list(random.Random(0).getstate()[1][400:624])
     random.setstate((3, (*state,0), None)); np.random.set_state(('MT19937', np.array(state, dtype=np.uint32), 0))
 
-# %% ../nbs/09_plan.ipynb #1a79441d
+# %% ../nbs/09_plan.ipynb #31077237
 def _lengths(batch):
     "The number of items, if all tensors have the same, and the lengths of the other axes, the longest first"
     ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim() and not t.is_nested and t.layout==torch.strided]
@@ -175,12 +175,13 @@ def _try(model, batch, draws=None):
     except (torch.OutOfMemoryError, MemoryError): raise
     except Exception: return None
 
-def _with_other_lengths(model, batch, lengths, other):
-    "(batch, record) with as many of the `lengths` changed as the model takes; None where it takes nothing"
+def _with_other_lengths(model, batch, items, lengths, other, change):
+    "(batch, record) with so many `items`, and as many of the `lengths` another as the model takes; None where it takes nothing"
     taken,found = {},None
     for n in lengths:
-        if other(n)>0 and (look := _try(model, resized(batch, None, {**taken, n:other(n)}))): taken[n],found = other(n),look
-    return found or _try(model, batch)
+        more = {**taken, n:other(n)}
+        if other(n)>0 and (look := _try(model, change(resized(batch, items, more)))): taken,found = more,look
+    return found or _try(model, change(resized(batch, items)))
 
 def looks(
     model:nn.Module,
@@ -191,8 +192,8 @@ def looks(
     if rec.drawn: yield from ((None, look[1]) for which in _words if (look := _try(model, batch, partial(extreme_draws, which))))
     if not sizes: return
     items,lengths = _lengths(batch)
-    few,more = negated(resized(batch, items and 1)),turned(resized(batch, items and max(2, items+1)))
-    yield from filter(None, (_with_other_lengths(model, b, lengths, other) for b,other in ((few,_longer), (more,_shorter))))
+    for n,other,change in ((1, _longer, negated), (max(2, (items or 0)+1), _shorter, turned)):
+        if look := _with_other_lengths(model, batch, items and n, lengths, other, change): yield look
 
 def looks_unlike(
     model:nn.Module,
@@ -202,9 +203,9 @@ def looks_unlike(
     "Batches unlike the one that was looked at, if it was only one: smaller where the model takes that, and in another order"
     if len(looked)>1: return []
     items,lengths = _lengths(looked[0][0])
-    few,two = negated(resized(looked[0][0], items and 1)),turned(resized(looked[0][0], items and 2))
-    found = []
-    for batches in ((resized(few, None, {n:_shorter(n) for n in lengths[:1]}), few), (two,)):
+    batch,found,smaller = looked[0][0],[],{n:_shorter(n) for n in lengths[:1]}
+    few = [negated(resized(batch, items and 1, lengths)) for lengths in (smaller, {})]
+    for batches in (few, [turned(resized(batch, items and 2))]):
         for batch in batches: # the first that the model takes
             try: found.append((batch, run(model, batch))); break
             except (torch.OutOfMemoryError, MemoryError): raise

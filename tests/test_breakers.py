@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from breakers import CASES, SCRIPTS
+from breakers import CASES, LIMITS, SCRIPTS
 from models import TOL, bits, changed, engine, is_bn, leaves, rel_err, snapshot, tree_map
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -119,7 +119,13 @@ def check_undone(c, folder, model, twin, was):
     assert now['state'] == ref['state'] and not {'params', 'modules', 'hooks'} & set(changed(was, now)), 'unfold'
 
 
-@pytest.mark.parametrize('c', CASES, ids=lambda c: f'{c.group}-{c.name}')
+def known(c):
+    "A case, expected to fail where it is a limit that the documentation names"
+    marks = [pytest.mark.xfail(strict=True, reason='a limit, said on the plan page')] if c.name in LIMITS else []
+    return pytest.param(c, marks=marks, id=f'{c.group}-{c.name}')
+
+
+@pytest.mark.parametrize('c', map(known, CASES))
 def test_breaker(c): judge(c, *engine())
 
 

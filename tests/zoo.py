@@ -18,6 +18,7 @@ from torch import nn
 
 from fastai_bnfold.bench import machine
 from fastai_bnfold.fold import nudged
+from fastai_bnfold.plan import Batch
 from models import TOL, bn_layers, calibrate, engine, fasterai_fold, fx_fuse, randomize_bn, rel_err, run
 
 Entry = namedtuple('Entry', 'name build batch')  # batch(n, seed) -> positional inputs for n items
@@ -217,7 +218,7 @@ def theirs(tool, model, fresh, ref):
 
 def unsteady(model, fresh, ref):
     "How far the unfolded model's own output moves when its input moves by a unit in the last place"
-    return rel_err(ref, run(model, nudged(fresh)))
+    return rel_err(ref, run(model, nudged(Batch(tuple(fresh))).args))
 
 
 def attempt(n, noise, f, *args):
