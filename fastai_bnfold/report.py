@@ -7,14 +7,14 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/report.html.md"""
 # %% auto #0
 __all__ = ['COLORS', 'as_text', 'as_html', 'grouped', 'FoldReport', 'stages']
 
-# %% ../nbs/06_report.ipynb #4c873c4a
+# %% ../nbs/06_report.ipynb #62aea7b9
 import html, re, textwrap
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from fastcore.basics import patch
 from .plan import FoldPlan
 
-# %% ../nbs/06_report.ipynb #460a2d53
+# %% ../nbs/06_report.ipynb #f6cfbc4c
 def _widths(cells, most):
     "Width of each column, the widest narrowed until a line has at most `most` characters"
     widths = [max(map(len, column)) for column in zip(*cells)]
@@ -41,7 +41,7 @@ def as_text(
     body = [line for row in (head, ['-'*w for w in widths], *rows) for line in lines(row)]
     return '\n'.join([title, '', *body] if title else body)
 
-# %% ../nbs/06_report.ipynb #0382aed4
+# %% ../nbs/06_report.ipynb #91bea8a1
 def _marked(text): return re.sub(r'`([^`]*)`', r'<code>\1</code>', html.escape(text))
 
 def as_html(
@@ -55,7 +55,7 @@ def as_html(
     table = f'<table><thead>{line(head, "th")}</thead><tbody>{"".join(map(line, rows))}</tbody></table>'
     return (f'<p>{_marked(title)}</p>' if title else '') + (f'<div style="overflow-x:auto">{table}</div>' if rows else '')
 
-# %% ../nbs/06_report.ipynb #b786f82d
+# %% ../nbs/06_report.ipynb #634a546e
 def _unnamed(reason): return re.sub(r' ?`[^`]*`', '', reason)
 
 def _kind(entry)->str:
@@ -82,7 +82,7 @@ def rows(self:FoldPlan)->list:
     kept = [e for _,es in grouped(self) for e in es]
     return [(e.bn, ', '.join(e.into), e.reason or '') for e in kept+self.folded]
 
-# %% ../nbs/06_report.ipynb #c702278c
+# %% ../nbs/06_report.ipynb #14a08355
 def _tables(plan, made):
     "The plan's two tables, each made by `made(title, head, rows)`"
     rows,n = plan.rows(),len(plan.kept)
@@ -97,7 +97,7 @@ def __repr__(self:FoldPlan): return '\n\n'.join(_tables(self, as_text))
 @patch
 def _repr_html_(self:FoldPlan): return ''.join(_tables(self, as_html))
 
-# %% ../nbs/06_report.ipynb #db01121f
+# %% ../nbs/06_report.ipynb #639d1e75
 def _entry(e): return dict(bn=e.bn, folded=e.folded, into=list(e.into), kind=getattr(e, 'kind', None), reason=e.reason)
 
 @patch
@@ -111,7 +111,7 @@ def to_df(self:FoldPlan): # DataFrame with columns bn, folded, into, kind, reaso
     import pandas as pd
     return pd.DataFrame([_entry(e) for e in self], columns=['bn','folded','into','kind','reason'])
 
-# %% ../nbs/06_report.ipynb #a6aced36
+# %% ../nbs/06_report.ipynb #e111c196
 @dataclass
 class FoldReport:
     "What a fold did, and the proof that nothing else changed"
@@ -130,8 +130,9 @@ class FoldReport:
     fresh: tuple = () # Module paths of BatchNorm layers that had never seen a batch
     changed: tuple = () # Module paths whose own output is another now, since a fold crossed their boundary
     shared: tuple = () # Other live modules that hold layers of this model, a line each
+    already: bool = False # Was the model folded before, with nothing left to do?
 
-# %% ../nbs/06_report.ipynb #dce823c5
+# %% ../nbs/06_report.ipynb #1ad38fb5
 @patch(as_prop=True)
 def speed(self:FoldReport)->str:
     "What the times say, in words; empty if they were not measured"
@@ -143,9 +144,10 @@ def speed(self:FoldReport)->str:
 @patch(as_prop=True)
 def title(self:FoldReport)->str:
     "What came out, in one line"
-    return '; '.join(filter(None, [self.plan.summary, self.speed]))
+    again = 'folded already (`unfold_bn()` takes it back)' if self.already else ''
+    return '; '.join(filter(None, [again, self.plan.summary, self.speed]))
 
-# %% ../nbs/06_report.ipynb #da0ae67d
+# %% ../nbs/06_report.ipynb #b0abb072
 def _removed(before, after):
     "How many went, and which share that is"
     n = before-after
@@ -164,7 +166,7 @@ def time_row(self:FoldReport)->tuple:
     t,(ratio,lo,hi) = self.times,self.times.ratio('folded')
     return 'one item, ms',f"{t.median('unfolded')*1e3:.2f}",f"{t.median('folded')*1e3:.2f}",f'ratio {ratio:.3f} ({lo:.3f} to {hi:.3f})'
 
-# %% ../nbs/06_report.ipynb #0a5467df
+# %% ../nbs/06_report.ipynb #37268a00
 @patch
 def rows(self:FoldReport)->list:
     "(what, before, after, note) of each figure"
@@ -180,7 +182,7 @@ def rows(self:FoldReport)->list:
         rows.append(('outputs differ by', '', f'{self.max_abs_err:.1e}', note))
     return rows
 
-# %% ../nbs/06_report.ipynb #b5eee57a
+# %% ../nbs/06_report.ipynb #fac282b0
 def _some(names, most=6, tick='`'):
     "The first names, and how many more there are"
     return ', '.join(f'{tick}{o}{tick}' for o in names[:most]) + (f' and {len(names)-most} more' if len(names)>most else '')
@@ -206,7 +208,7 @@ def _kept_rows(plan):
     "(how many, why, which) of each group of kept layers"
     return [(str(len(es)), _kept_why(kind, es), _some([e.bn for e in es], 3, '')) for kind,es in grouped(plan)]
 
-# %% ../nbs/06_report.ipynb #fe5981ed
+# %% ../nbs/06_report.ipynb #9b6db323
 _heads = (('', 'before', 'after', ''), ('kept', 'because', 'layers'))
 
 @patch
@@ -220,7 +222,7 @@ def _repr_html_(self:FoldReport):
     notes = ''.join(f'<p>{_marked(o)}</p>' for o in self.notes())
     return as_html(self.title, _heads[0], self.rows()) + as_html('', _heads[1], _kept_rows(self.plan)) + notes
 
-# %% ../nbs/06_report.ipynb #88eca0db
+# %% ../nbs/06_report.ipynb #4ccfecc3
 def _times_dict(t):
     "Medians in ms, the ratio with its interval, and the verdict"
     if t is None: return None
@@ -246,7 +248,7 @@ def to_df(self:FoldReport): # DataFrame with the figures in rows, columns before
     if self.times is not None: rows.append(('one item, ms', *(1e3*self.times.median(k) for k in ('unfolded','folded'))))
     return pd.DataFrame(rows+self.valid, columns=['figure','before','after']).set_index('figure')
 
-# %% ../nbs/06_report.ipynb #38e6a334
+# %% ../nbs/06_report.ipynb #22698db7
 COLORS = dict(unfolded='#8c8c8c', folded='#2a9d8f', kept='#e76f51', absorbs='#5b8def')
 _INK = '#808080' # reads on white and on black
 
@@ -273,7 +275,7 @@ def _bars(ax, title, before, after):
     ax.get_xticklabels()[0].set_ha('left')
     _bare(ax)
 
-# %% ../nbs/06_report.ipynb #54e3eeee
+# %% ../nbs/06_report.ipynb #37506239
 def _runs(ax, times):
     "Every run of both models as a dot, with the medians"
     import random
@@ -307,7 +309,7 @@ def plot(self:FoldReport,
     if self.speed: fig.suptitle(self.speed, color=_INK, fontsize=11)
     return fig
 
-# %% ../nbs/06_report.ipynb #b6fec904
+# %% ../nbs/06_report.ipynb #d0e80603
 def _stage_names(layers):
     "The stage of each layer: the shortest start of its path that does not hold more than half of all of them"
     def start(path, depth): return '.'.join(path.split('.')[:depth])
@@ -333,7 +335,7 @@ def stages(
         else: groups.append(dict(start=name, end=name, paths=paths, open=len(paths)<small))
     return [(o['start'] if o['start']==o['end'] else f"{o['start']} … {o['end']}", o['paths']) for o in groups]
 
-# %% ../nbs/06_report.ipynb #505b7a1f
+# %% ../nbs/06_report.ipynb #311c6409
 def _near(where, p, q): return where[p][1]==where[q][1] and abs(where[p][0]-where[q][0])<=4
 
 def _places(layers, per_row):
@@ -374,7 +376,7 @@ def _why(plan, most, width):
     lines = [line for o in groups[:most] for line in textwrap.wrap(o, width, subsequent_indent='    ')]
     return lines + ([f'and {len(groups)-most} more reasons'] if len(groups)>most else [])
 
-# %% ../nbs/06_report.ipynb #3fced28f
+# %% ../nbs/06_report.ipynb #7f019a2d
 def _legend(fig, plan, where):
     "What the colours mean, below all else"
     from matplotlib.patches import Patch
