@@ -7,7 +7,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/accept.html.md"""
 # %% auto #0
 __all__ = ['check_model', 'check_batch', 'explain', 'fresh_statistics']
 
-# %% ../nbs/05a_accept.ipynb #2e7902ec
+# %% ../nbs/05a_accept.ipynb #90beb428
 import os
 from collections.abc import Mapping
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from .trace import tensors_in
 from .plan import FoldError
 
-# %% ../nbs/05a_accept.ipynb #935e7b6f
+# %% ../nbs/05a_accept.ipynb #7e6fc986
 def _no_module(o)->str:
     "What came in place of a module, and the way out"
     kind = type(o).__name__
@@ -31,7 +31,7 @@ def _no_module(o)->str:
 _exported = ("an exported program (torch.export) cannot be folded, since its layers are gone: "
              "fold the nn.Module before exporting it")
 
-# %% ../nbs/05a_accept.ipynb #e81d6468
+# %% ../nbs/05a_accept.ipynb #803c49e9
 def _in_the_way(path, module)->str|None:
     "Why a fold is not possible with this module of the model, and the way out; None if it is"
     kind = type(module).__name__
@@ -53,15 +53,17 @@ def check_model(
         why = _in_the_way(path, module)
         if why: raise FoldError(why)
 
-# %% ../nbs/05a_accept.ipynb #f6234e97
-def _is_loader(o): return isinstance(o, torch.utils.data.DataLoader) or (hasattr(o, 'one_batch') and not isinstance(o, type))
+# %% ../nbs/05a_accept.ipynb #cb8b4daf
+def _is_loader(o):
+    "A DataLoader of torch, or one of fastai, or several of these"
+    return isinstance(o, torch.utils.data.DataLoader) or (hasattr(o, 'one_batch') and not isinstance(o, type))
 
 def _came(o)->str|None:
     "What was passed in place of a tensor, and what to pass instead; None for all else"
     kind,kinds = type(o).__name__,{f'{c.__module__}.{c.__name__}' for c in type(o).__mro__}
     if _is_loader(o):
         batch = 'dl.one_batch()' if hasattr(o, 'one_batch') else 'next(iter(dl))'
-        return f"a {kind} came: pass the inputs of one batch, `{batch}[0]`; a Learner takes it whole, `learn.fold_bn(dl=dl)`"
+        return f"a {kind} came: pass one batch's inputs, `{batch}[0]`; a Learner takes it whole, `learn.fold_bn(dl=dl)`"
     if isinstance(o, (str,os.PathLike)):
         return f"the {kind} {str(o)!r} came: a file is read by `learn.fold_bn(dl=learn.dls.test_dl([path]))`"
     if 'numpy.ndarray' in kinds:
@@ -70,7 +72,7 @@ def _came(o)->str|None:
         size = f"{kind}, {o.size[0]} by {o.size[1]} pixels"
         return f"a picture came ({size}): make a batch of it, as `learn.dls.test_dl([image]).one_batch()[0]` does"
 
-# %% ../nbs/05a_accept.ipynb #6b7e452e
+# %% ../nbs/05a_accept.ipynb #af6c5eee
 def _check_devices(model, tensors):
     "FoldError if the model is on one device and a tensor on another"
     devices = {t.device for t in (*model.parameters(), *model.buffers())}
@@ -95,7 +97,7 @@ def check_batch(
         raise FoldError("an example batch is needed: pass the model's positional inputs, such as `fold(x)`")
     _check_devices(model, tensors)
 
-# %% ../nbs/05a_accept.ipynb #e2f42eea
+# %% ../nbs/05a_accept.ipynb #5078451b
 _casts = {torch.float16:'half', torch.bfloat16:'bfloat16', torch.float32:'float', torch.float64:'double'}
 
 def _brief(error, most=160)->str:
@@ -124,7 +126,7 @@ def _precision(model, inputs, error)->str|None:
     if have in (torch.float16,torch.bfloat16): way += ", or better fold before converting the model (`model.float()`)"
     return f"the model is {str(have)[6:]} and the batch {str(got)[6:]}: {way}"
 
-# %% ../nbs/05a_accept.ipynb #9d707898
+# %% ../nbs/05a_accept.ipynb #35b38c4c
 def explain(
     model:nn.Module, # It was run on
     args:tuple, # these positional inputs
@@ -133,12 +135,12 @@ def explain(
 )->FoldError: # To be raised from `error`
     "Why a model cannot run on a batch, in one line"
     inputs = [*args, *(kwargs or {}).values()]
-    why = _with_targets(inputs, error) or _precision(model, inputs, error) or next(filter(None, map(_came, inputs)), None)
+    why = _with_targets(inputs, error) or _precision(model, inputs, error) or next(filter(None, map(_came, inputs)), '')
     if why: return FoldError(f"the model cannot run on this batch: {why} ({_brief(error, 90)})")
     shapes = ', '.join(f'{tuple(t.shape)} {t.dtype}' for t in tensors_in(inputs))
     return FoldError(f"the model cannot run on this batch ({shapes}): {_brief(error)}")
 
-# %% ../nbs/05a_accept.ipynb #9f4447f8
+# %% ../nbs/05a_accept.ipynb #a60a1cfb
 def fresh_statistics(
     model:nn.Module
 )->list: # Module paths
@@ -146,7 +148,8 @@ def fresh_statistics(
     def fresh(m):
         "Are the counter and the statistics of `m` as they were made?"
         mean,var,count = (getattr(m, n, None) for n in ('running_mean','running_var','num_batches_tracked'))
-        if any(t is None or t.is_meta or isinstance(t, nn.parameter.UninitializedTensorMixin) for t in (mean,var,count)): return False
+        lacks = lambda t: t is None or t.is_meta or isinstance(t, nn.parameter.UninitializedTensorMixin)
+        if any(map(lacks, (mean,var,count))): return False
         return int(count)==0 and not mean.any() and bool((var==1).all())
     bns = [(p,m) for p,m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     return [p for p,m in bns if fresh(m)]
