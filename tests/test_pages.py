@@ -17,6 +17,7 @@ from sidebar import groups, notebooks, sidebar
     (site + "learner.html#learner.fold_bn", "", "learner.html#learner.fold_bn"),
     (site + "learner.html#learner.fold_bn", "tutorials", "../learner.html#learner.fold_bn"),
     ("CHANGELOG.md", "", "changelog.html"),
+    ("nbs/images/front.svg", "", "images/front.svg"),
     ("LICENSE", "", "https://github.com/fastai-bnfold/fastai-bnfold/blob/main/LICENSE"),
     ("https://arxiv.org/abs/1502.03167", "tutorials", "https://arxiv.org/abs/1502.03167"),
     ("#credits", "", "#credits"),
@@ -53,7 +54,7 @@ def test_the_sidebar_has_every_notebook_once_and_what_users_need_first():
     assert (root/"nbs"/"sidebar.yml").read_text() == sidebar(pages), "run `make export`"
 
 def test_prose():
-    assert prose("<!-- WARNING -->", "") == ""
+    assert prose("<!-- WARNING -->", "") == prose("[![docs](https://x.org/badge.svg)](https://x.org)", "") == ""
     assert prose("::: {.callout-note}\nRead.\n:::", "") == ":::{note}\nRead.\n:::"
     assert prose("::: {.border}\n::: {.callout-tip}\nRead.\n:::\n:::", "") == ":::{tip}\nRead.\n:::"
     assert prose(":::", "") == prose("::: {.py-2 .border}", "") == ""

@@ -42,6 +42,7 @@ def target(link, folder):
     path, hash, part = link.partition("#")
     if not path or re.match(r"\w+:", path) or path.endswith(".html"): return link
     path = path.removeprefix("nbs/")  # index.ipynb lies above the others
+    if path.endswith((".svg", ".png")): return path
     return (page(path) or repo + posixpath.normpath(posixpath.join("nbs" if folder else "", folder, path))) + hash + part
 
 def private(name):
@@ -82,7 +83,8 @@ def fences(text):
         elif kept and kept.pop(): yield line
 
 def prose(text, folder):
-    "Markdown without comments and Quarto's fences, its links final"
+    "Markdown without comments, badges and Quarto's fences, its links final"
+    text = re.sub(r"^\[!\[.*\n?", "", text, flags=re.MULTILINE)
     return relink("\n".join(fences(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))), folder).strip()
 
 def directives(source): return dict(re.findall(r"^#\| *([\w-]+):? *(.*)$", source, re.MULTILINE))
@@ -140,6 +142,7 @@ def build(out):
     work, html = root/"build"/"site", root/"build"/"html"
     for o in (work, html, out): shutil.rmtree(o, ignore_errors=True)
     work.mkdir(parents=True)
+    shutil.copytree(root/"nbs"/"images", work/"images")
     stage(proc_nbs(force=True, n_workers=2), work)
     for o, name in texts.items(): (work/f"{name}.md").write_text(relink((root/o).read_text(encoding="utf-8"), ""), encoding="utf-8")
     res = sphinx(["-q", "-W", "--keep-going", "-c", str(here), "-b", "html", "-d", str(root/"build"/"doctrees"), str(work), str(html)])
