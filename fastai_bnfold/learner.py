@@ -36,8 +36,12 @@ def _valid(learn):
 def _batch(self, xb, dl=None):
     "Inputs to run the model on: `xb` if given, else a few items of `dl` or of the validation data"
     if xb: return xb
-    dl = dl if dl is not None else next((d for d in (self.dls[1:]+self.dls[:1] if len(self.dls.loaders) else []) if len(d)), None)
-    if dl is None: raise FoldError("this Learner has no data (was it loaded from an export?): pass a batch, `learn.fold_bn(x)`, or `learn.fold_bn(dl=learn.dls.test_dl(items))`")
+    if dl is None:
+        own = self.dls[1:]+self.dls[:1] if len(self.dls.loaders) else []
+        dl = next((d for d in own if len(d)), None)
+    if dl is None:
+        raise FoldError("this Learner has no data (was it loaded from an export?): pass a batch, `learn.fold_bn(x)`, "
+                        "or `learn.fold_bn(dl=learn.dls.test_dl(items))`")
     b = dl.one_batch()
     n = getattr(self.dls, 'n_inp', 1 if len(b)==1 else len(b)-1)
     plain = lambda t: t.as_subclass(Tensor) if isinstance(t, Tensor) else t # as `CastToTensor` gives it to the model
@@ -76,7 +80,8 @@ def _metrics(learn):
 
 def _twin(model):
     "A copy of `model`; tensors with a history, such as a dropped-out weight, are copied without it"
-    ts = [t for m in model.modules() for t in tensors_in([v for k,v in vars(m).items() if k not in ('_parameters','_buffers','_modules')], depth=3)]
+    kept = lambda m: [v for k,v in vars(m).items() if k not in ('_parameters','_buffers','_modules')]
+    ts = [t for m in model.modules() for t in tensors_in(kept(m), depth=3)]
     return deepcopy(model, {id(t):t.detach().clone() for t in ts if not t.is_leaf})
 
 # %% ../nbs/11_learner.ipynb #3600dce4
@@ -120,15 +125,15 @@ def fold_bn(self:Learner,
     validate:bool=False, # Loss and metrics before and after?
     timeit:bool=False, # Time one item before and after? Needs a second copy of the model for the moment
     undo:bool=True, # Keep what `unfold_bn` needs (the unfolded weights of the folded layers)?
-    trainable:bool=False, # Let the folded model be trained, as for quantization-aware training? Otherwise `fit` stops with a message
+    trainable:bool=False, # Let the folded model be trained (for quantization, say)? Otherwise `fit` stops with a message
     collapse:bool=False, # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
     keep:str|type|list|None=None, # BatchNorm layers that stay: module paths, patterns such as `'head.*'`, or classes
     also:list|None=None, # Further batches to decide on, each a tuple of inputs: other sizes, other numbers of items
     dl:DataLoader|None=None # Where to take the inputs from instead, such as `learn.dls.test_dl(items)`
 )->FoldReport: # Shows itself as a table; `plot()` draws it
-    "Fold the BatchNorm layers into their neighbours, in place; FoldError and an unchanged model if an output would change"
+    "Fold the BatchNorm layers into their neighbours, in place; FoldError, and nothing changed, if an output would change"
     if validate and not len(_valid(self)):
-        raise FoldError("`validate=True` needs validation data, and this Learner has none (was it loaded from an export?)")
+        raise FoldError("`validate=True` needs validation data, and this Learner has none (is it from an export?)")
     with _or_as_before(self) as (folder,flags):
         options = dict(collapse=collapse, **_options(keep, also))
         with _unnoticed(self): report = _fold(self, folder, _batch(self, xb, dl), validate, timeit, **options)
@@ -139,7 +144,7 @@ def fold_bn(self:Learner,
 # %% ../nbs/11_learner.ipynb #3e69d514
 @contextmanager
 def _or_as_before(learn):
-    "The `BNFolder` of a Learner, and what its parameters require; whatever is raised, folder and Learner are as they were"
+    "The `BNFolder` of a Learner, and what its parameters require; whatever is raised, all is as it was"
     st,opt,flag = _state(learn),learn.opt,_flag(learn.model)
     folder = st.folder if st else BNFolder(learn.model)
     n = len(folder._done)
@@ -191,7 +196,8 @@ def unfold_bn(self:Learner,
 )->Learner: # This one
     "Restore every bit of the unfolded model, and its optimizer"
     st = _state(self)
-    if not st: raise FoldError(_elsewhere if _flag(self.model) is not None else "there is nothing to unfold: this Learner is not folded")
+    if not st and _flag(self.model) is not None: raise FoldError(_elsewhere)
+    if not st: raise FoldError("there is nothing to unfold: this Learner is not folded")
     st.folder.unfold(force)
     for p,f in st.flags: p.requires_grad_(f)
     self.opt = st.opt
@@ -200,8 +206,9 @@ def unfold_bn(self:Learner,
     return self
 
 # %% ../nbs/11_learner.ipynb #995872be
-_message = ("this Learner is folded: its BatchNorm layers are gone and it would train badly. Call `learn.unfold_bn()` first "
-            "(on the Learner that was folded: an export does not carry the unfolded weights), then train and fold again. "
+_message = ("this Learner is folded: its BatchNorm layers are gone and it would train badly. "
+            "Call `learn.unfold_bn()` first (on the Learner that was folded: "
+            "an export does not carry the unfolded weights), then train and fold again. "
             "To train the folded weights on purpose: `learn.fold_bn(trainable=True)`")
 
 def _stops_if_folded(f):
@@ -214,7 +221,8 @@ def _stops_if_folded(f):
     return _f
 
 for _n in 'fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune lr_find'.split():
-    if not hasattr(getattr(Learner, _n), 'stops_if_folded'): setattr(Learner, _n, _stops_if_folded(getattr(Learner, _n)))
+    _m = getattr(Learner, _n)
+    if not hasattr(_m, 'stops_if_folded'): setattr(Learner, _n, _stops_if_folded(_m))
 
 # %% ../nbs/11_learner.ipynb #8ea7530a
 def _bn_prefixes(keys): return {k[:-len('running_mean')] for k in keys if k.endswith('running_mean')}
@@ -227,8 +235,11 @@ def _only_bn_differs(more, fewer):
 def _check_keys(model, state, *args):
     "Before anything is copied: FoldError if one of model and checkpoint is folded and the other is not"
     have,got = set(model.state_dict()),set(state)
-    if _only_bn_differs(got, have): raise FoldError("the checkpoint is of an unfolded model and this one is folded: call `learn.unfold_bn()`, load, then `learn.fold_bn()`")
-    if _only_bn_differs(have, got): raise FoldError("the checkpoint is of a folded model and this one is not: call `learn.fold_bn()` first, then load")
+    if _only_bn_differs(got, have):
+        raise FoldError("the checkpoint is of an unfolded model and this one is folded: "
+                        "call `learn.unfold_bn()`, load, then `learn.fold_bn()`")
+    if _only_bn_differs(have, got):
+        raise FoldError("the checkpoint is of a folded model and this one is not: call `learn.fold_bn()` first, then load")
 
 def _checks_keys(f):
     "Let method `f`, which loads a checkpoint, compare the keys first"
