@@ -320,14 +320,15 @@ def plot(self:FoldReport,
 
 # %% ../nbs/06_report.ipynb #d0e80603
 def _stage_names(layers):
-    "The stage of each layer: the shortest start of its path that does not hold more than half of all of them"
+    "The stage of each layer: the shortest start of its path that holds at most half of them, its whole path if others go on"
     def start(path, depth): return '.'.join(path.split('.')[:depth])
     names = {}
     for p in layers:
         depth,parts = 1,p.count('.')
         while depth<parts and sum(q.startswith(start(p, depth)+'.') for q in layers)>len(layers)/2: depth += 1
         names[p] = start(p, depth)
-    return names
+    deeper = {n[:i] for n in names.values() for i,c in enumerate(n) if c=='.'}
+    return {p:p if n in deeper else n for p,n in names.items()}
 
 def stages(
     layers:list, # Module paths, in the order of their calls
