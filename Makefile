@@ -46,9 +46,9 @@ zoo: $(STAMP) ## fold every model of the zoo, beside other tools; an hour and a 
 
 export: $(STAMP) ## notebooks to modules, and the sidebar of the site
 	@$(BIN)/nbdev-export
-	@$(BIN)/nbdev-sidebar
+	@$(BIN)/python nbs/_tools/sidebar.py
 
-notebooks: export ## run the notebooks, record their outputs, clean them; NB=nbs/05_plan.ipynb for one, FLAGS=slow for slow cells
+notebooks: export ## run the notebooks, record their outputs, clean them; NB=nbs/09_plan.ipynb for one, FLAGS=slow for slow cells
 	@BNFOLD_FULL=1 $(BIN)/nbdev-test --save --n-workers 1 --flags "$(FLAGS)" $(NB)
 	@$(BIN)/nbdev-clean
 	@$(MAKE) --no-print-directory readme

@@ -139,13 +139,13 @@ class BNFolder:
         if not undo: self.forget()
         return report
 
-# %% ../nbs/15_fold.ipynb #8f4f22e2
+# %% ../nbs/15_fold.ipynb #e28c2e65
 @patch
 def _plan(self:BNFolder, xb, kwargs, **options):
     "A plan, or a FoldError in words"
     check_model(self.model); check_batch(self.model, xb, kwargs)
     try: return make_plan(self.model, *xb, inputs=kwargs, **options)
-    except FoldError: raise
+    except (FoldError, torch.OutOfMemoryError, MemoryError): raise
     except Exception as e: raise explain(self.model, xb, kwargs, e) from e
 
 def held_elsewhere(model:nn.Module)->dict:
@@ -230,7 +230,7 @@ def forget(self:BNFolder):
     "Drop what `unfold` needs; there is no way back then"
     if self._done: self._done,self._undoable = [],False
 
-# %% ../nbs/15_fold.ipynb #607da058
+# %% ../nbs/15_fold.ipynb #04d16355
 @patch
 def _check(self:BNFolder, plan):
     "Compare with the outputs of the unfolded model; returns the largest errors and the tolerance"
@@ -239,6 +239,7 @@ def _check(self:BNFolder, plan):
         raise FoldError("the model's output on this batch has no finite number in it: there is nothing to check the fold by")
     for k,(batch,before) in enumerate(plan.looks):
         try: after = run(self.model, batch)
+        except (torch.OutOfMemoryError, MemoryError): raise
         except Exception as e: raise _Differs(f"{type(e).__name__}: {e}", batch, before, None) from e
         err = difference(before, after)
         if not err[1]<=tol:

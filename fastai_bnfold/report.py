@@ -37,7 +37,8 @@ def as_text(
     def lines(row):
         "The lines that one row takes"
         parts = [_Wrap(w).wrap(text) or [''] for text,w in zip(row, widths)]
-        for i in range(max(map(len, parts))): yield '  '.join((p[i] if i<len(p) else '').ljust(w) for p,w in zip(parts, widths)).rstrip()
+        for i in range(max(map(len, parts))):
+            yield '  '.join((p[i] if i<len(p) else '').ljust(w) for p,w in zip(parts, widths)).rstrip()
     body = [line for row in (head, ['-'*w for w in widths], *rows) for line in lines(row)]
     return '\n'.join([title, '', *body] if title else body)
 
@@ -53,7 +54,8 @@ def as_html(
     cell = lambda text,tag='td': f'<{tag} style="text-align:left">{_marked(text)}</{tag}>'
     line = lambda row,tag='td': '<tr>'+''.join(cell(text, tag) for text in row)+'</tr>'
     table = f'<table><thead>{line(head, "th")}</thead><tbody>{"".join(map(line, rows))}</tbody></table>'
-    return (f'<p>{_marked(title)}</p>' if title else '') + (f'<div style="overflow-x:auto">{table}</div>' if rows else '')
+    line = f'<p>{_marked(title)}</p>' if title else ''
+    return line + (f'<div style="overflow-x:auto">{table}</div>' if rows else '')
 
 # %% ../nbs/11_report.ipynb #634a546e
 def _unnamed(reason): return re.sub(r' ?`[^`]*`', '', reason)
@@ -74,7 +76,8 @@ def grouped(
 def summary(self:FoldPlan)->str:
     "How many fold, in one line"
     n = len(list(self))
-    return f"{len(self.folded)} of {n} BatchNorm layers fold, {len(self.kept)} kept" if n else "no BatchNorm layers: nothing to fold"
+    if not n: return "no BatchNorm layers: nothing to fold"
+    return f"{len(self.folded)} of {n} BatchNorm layers fold, {len(self.kept)} kept"
 
 @patch
 def rows(self:FoldPlan)->list:
@@ -125,7 +128,7 @@ class FoldReport:
     tolerance: float|None = None # What `max_rel_err` had to stay below; None if it was not checked
     valid: list = field(default_factory=list) # (name, before, after) of the loss and each metric
     times: object = None # `bench.Timings` of one item, unfolded and folded
-    collapsed: list = field(default_factory=list) # One entry for each block that became one convolution: `path`, `merged`, `into`
+    collapsed: list = field(default_factory=list) # `path`, `merged` and `into` of each block that became one convolution
     not_collapsed: str = '' # Why no block did, if they were to
     fresh: tuple = () # Module paths of BatchNorm layers that had never seen a batch
     changed: tuple = () # Module paths whose own output is another now, since a fold crossed their boundary
@@ -157,21 +160,24 @@ def _number(o): return isinstance(o, (int,float)) and not isinstance(o, bool)
 
 def _valid_row(name, before, after):
     "Cells of a loss or a metric; one that is no number is shown as it is"
-    if not (_number(before) and _number(after)): return name,str(before),str(after),'equal' if str(before)==str(after) else ''
+    if not (_number(before) and _number(after)):
+        return name,str(before),str(after),'equal' if str(before)==str(after) else ''
     return name,f'{before:.7g}',f'{after:.7g}','equal' if before==after else f'difference {abs(before-after):.1e}'
 
 @patch
 def time_row(self:FoldReport)->tuple:
     "Time of one item before and after, with the ratio of the paired runs and its interval"
     t,(ratio,lo,hi) = self.times,self.times.ratio('folded')
-    return 'one item, ms',f"{t.median('unfolded')*1e3:.2f}",f"{t.median('folded')*1e3:.2f}",f'ratio {ratio:.3f} ({lo:.3f} to {hi:.3f})'
+    before,after = (f'{t.median(k)*1e3:.2f}' for k in ('unfolded','folded'))
+    return 'one item, ms',before,after,f'ratio {ratio:.3f} ({lo:.3f} to {hi:.3f})'
 
 # %% ../nbs/11_report.ipynb #37268a00
 @patch
 def rows(self:FoldReport)->list:
     "(what, before, after, note) of each figure"
     pair = lambda name,b,a: (name, f'{b:,}', f'{a:,}', _removed(b, a))
-    rows = [pair('BatchNorm layers', self.bn_before, self.bn_after), pair('parameters', self.params_before, self.params_after)]
+    rows = [pair('BatchNorm layers', self.bn_before, self.bn_after),
+            pair('parameters', self.params_before, self.params_after)]
     if self.collapsed:
         merged = sum(len(o.merged) for o in self.collapsed)
         rows.append(('parallel convolutions', f'{merged:,}', f'{len(self.collapsed):,}', 'one in each block'))
@@ -185,7 +191,8 @@ def rows(self:FoldReport)->list:
 # %% ../nbs/11_report.ipynb #fac282b0
 def _some(names, most=6, tick='`'):
     "The first names, and how many more there are"
-    return ', '.join(f'{tick}{o}{tick}' for o in names[:most]) + (f' and {len(names)-most} more' if len(names)>most else '')
+    more = f' and {len(names)-most} more' if len(names)>most else ''
+    return ', '.join(f'{tick}{o}{tick}' for o in names[:most])+more
 
 @patch
 def notes(self:FoldReport)->list:
@@ -194,7 +201,9 @@ def notes(self:FoldReport)->list:
     if self.fresh:
         what = f'no batch has made the statistics of {len(self.fresh)} BatchNorm layers (mean 0, variance 1)'
         lines.append(f'note: {what}; were the trained weights loaded? {_some(self.fresh)}')
-    if self.changed: lines.append(f'note: modules whose own output is another now: {_some(self.changed)}')
+    takes = {p for e in self.plan for p in (e.bn, *e.into)}
+    crossed = [p for p in self.changed if p not in takes]
+    if crossed: lines.append(f'note: modules whose own output is another now: {_some(crossed)}')
     if self.not_collapsed: lines.append(f'note: parallel convolutions are not collapsed: {self.not_collapsed}')
     return lines
 
@@ -267,10 +276,12 @@ def _bars(ax, title, before, after):
     "One bar for each of two numbers, from a start that is shown"
     start = _start(before, after)
     full = max(before-start, after-start, 1)
-    ax.barh(['folded','unfolded'], [after-start,before-start], left=start, color=[COLORS['folded'],COLORS['unfolded']], height=.6)
+    names = ['folded','unfolded']
+    ax.barh(names, [after-start,before-start], left=start, color=[COLORS[k] for k in names], height=.6)
     for y,v in enumerate((after,before)): ax.text(v+.03*full, y, f'{v:,}', va='center', color=_INK, fontsize=9)
     if start:
-        for y in (0,1): ax.text(start+.06*full, y, '//', va='center', ha='center', color='white', fontsize=9, weight='bold')
+        cut = dict(va='center', ha='center', color='white', fontsize=9, weight='bold')
+        for y in (0,1): ax.text(start+.06*full, y, '//', **cut)
     ax.set(title=title, xlim=(start, start+1.55*full), xticks=[start], xticklabels=[f'{start:,}'])
     ax.get_xticklabels()[0].set_ha('left')
     _bare(ax)
@@ -311,14 +322,15 @@ def plot(self:FoldReport,
 
 # %% ../nbs/11_report.ipynb #d0e80603
 def _stage_names(layers):
-    "The stage of each layer: the shortest start of its path that does not hold more than half of all of them"
+    "The stage of each layer: the shortest start of its path that holds at most half of them, its whole path if others go on"
     def start(path, depth): return '.'.join(path.split('.')[:depth])
     names = {}
     for p in layers:
         depth,parts = 1,p.count('.')
         while depth<parts and sum(q.startswith(start(p, depth)+'.') for q in layers)>len(layers)/2: depth += 1
         names[p] = start(p, depth)
-    return names
+    deeper = {n[:i] for n in names.values() for i,c in enumerate(n) if c=='.'}
+    return {p:p if n in deeper else n for p,n in names.items()}
 
 def stages(
     layers:list, # Module paths, in the order of their calls
@@ -366,8 +378,8 @@ def _lines(ax, plan, where):
     for p,q in ((e.bn,q) for e in plan.folded for q in e.into if _near(where, e.bn, q)):
         (x,y),(u,_) = where[p],where[q]
         bend = f"arc3,rad={.5 if u<x else -.5}"
-        line = FancyArrowPatch((x,y+.42), (u,y+.42), arrowstyle='-', color=COLORS['folded'], lw=1.2, connectionstyle=bend)
-        ax.add_patch(line)
+        look = dict(arrowstyle='-', color=COLORS['folded'], lw=1.2, connectionstyle=bend)
+        ax.add_patch(FancyArrowPatch((x,y+.42), (u,y+.42), **look))
 
 def _why(plan, most, width):
     "The reasons of the kept layers with their numbers, as lines of at most `width` characters"
@@ -381,10 +393,13 @@ def _legend(fig, plan, where):
     "What the colours mean, below all else"
     from matplotlib.patches import Patch
     far = any(not _near(where, e.bn, q) for e in plan.folded for q in e.into)
-    names = dict(folded='BatchNorm, folded'+(' (number: into so many layers further away)' if far else ''), absorbs='absorbs it')
+    far_away = ' (number: into so many layers further away)' if far else ''
+    names = dict(folded='BatchNorm, folded'+far_away, absorbs='absorbs it')
     if plan.kept: names['kept'] = 'BatchNorm, kept (number: why)'
-    keys = [Patch(fc=COLORS[k], label=v) for k,v in names.items()] + [Patch(fc=COLORS['unfolded'], alpha=.5, label='other layers')]
-    fig.legend(handles=keys, loc='outside lower left', ncols=2 if far else 4, frameon=False, labelcolor=_INK, fontsize=8)
+    keys = [Patch(fc=COLORS[k], label=v) for k,v in names.items()]
+    keys.append(Patch(fc=COLORS['unfolded'], alpha=.5, label='other layers'))
+    fig.legend(handles=keys, loc='outside lower left', ncols=2 if far else 4, frameon=False,
+               labelcolor=_INK, fontsize=8)
 
 @patch
 def plot(self:FoldPlan,
@@ -397,12 +412,14 @@ def plot(self:FoldPlan,
     layers = list(getattr(self, 'layers', ()) or dict.fromkeys(p for e in self for p in (*e.into, e.bn)))
     where,labels,end = _places(layers, per_row)
     cols = max([x for x,_ in where.values()], default=0)+1
-    wide = max(7, 1.2+.2*cols)
-    why = _why(self, most, int(14*(wide-.2-.08*max(map(len, labels.values()), default=0))))
-    fig,ax = plt.subplots(figsize=figsize or (wide, .9+.16*-end+.15*len(why)), layout='constrained')
+    left = .3+.08*max(map(len, labels.values()), default=0)
+    wide = max(7, left+.2*cols)
+    why = _why(self, most, int(14*(wide-left)))
+    fig,ax = plt.subplots(figsize=figsize or (wide, 1.1+.18*-end+.15*len(why)), layout='constrained')
     fig.patch.set_alpha(0)
     _cells(ax, self, where); _lines(ax, self, where)
-    ax.set(xlim=(-.6,max(cols,(wide-1.2)/.2)-.4), ylim=(end+1,1.1), xticks=[], yticks=[*labels], yticklabels=[*labels.values()], aspect='equal')
+    ax.set(xlim=(-.6,max(cols,(wide-left)/.2)-.4), ylim=(end+1,1.1), xticks=[], aspect='equal')
+    ax.set_yticks([*labels], [*labels.values()])
     ax.set_title(self.summary, loc='left', color=_INK, fontsize=10); ax.set_anchor('W')
     _bare(ax).spines['bottom'].set_visible(False)
     if why: ax.set_xlabel('\n'.join(why), loc='left', fontsize=8)

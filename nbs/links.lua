@@ -9,3 +9,8 @@ function Link(el)
   end
   return el
 end
+
+function Image(el)
+  el.src = el.src:gsub("^nbs/", "")
+  return el
+end

@@ -10,9 +10,10 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from fastai.basics import (AvgMetric, Callback, CancelFitException, Interpretation, L, Learner, accuracy, load_learner,
                            noop, tensor, to_device)
-from fastai.callback.progress import CSVLogger
+from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai_bnfold.all import *
+from fastai_bnfold.plan import make_plan
 from learners import item, kinds, learner_state, losses, odd_scales, opt_bits, outputs, quiet, seeded, trained
 from models import bits, bn_layers, changed, leaves, rel_err, snapshot
 
@@ -188,6 +189,46 @@ def test_training_stops_first(kind, verb, tmp_path):
     assert not changed(s, learner_state(learn)) and learn.opt is None
 
 @pytest.mark.parametrize('verb', TRAIN)
+def test_training_stops_in_another_learner(verb, tmp_path):
+    "The model itself says that it is folded: in a second Learner, and after an export"
+    a = folded('vision', tmp_path)
+    a.export('folded.pkl')
+    b, c = Learner(a.dls, a.model, loss_func=a.loss_func), load_learner(tmp_path/'folded.pkl')
+    args = dict(lr_find=[], fit_sgdr=[1, 1]).get(verb, [1])
+    said = []
+    for learn in (a, b, c):
+        with pytest.raises(FoldError, match=r'unfold_bn\(\)') as e: getattr(learn, verb)(*args)
+        said.append(str(e.value))
+    assert len(set(said)) == 1
+    for learn in (b, c):
+        with pytest.raises(FoldError, match='folded in another Learner'): learn.unfold_bn()
+
+def test_training_in_another_learner_on_purpose(tmp_path):
+    "Either Learner may say so; unfolded, the model trains anywhere"
+    a = folded('vision', tmp_path, trainable=True)
+    b = quiet(Learner(a.dls, a.model, loss_func=a.loss_func))
+    b.fit(1)
+    a.unfold_bn(force=True).fold_bn()
+    with pytest.raises(FoldError): b.fit(1)
+    assert b.fold_bn(trainable=True).already
+    b.fit(1)
+    a.unfold_bn(force=True)
+    assert '_bnfolded' not in vars(a.model)
+    b.fit(1)
+
+def test_folding_twice_says_so(tmp_path):
+    learn = folded('vision', tmp_path)
+    assert learn.fold_bn().title.startswith('folded already (`unfold_bn()` takes it back)')
+    learn.unfold_bn()
+    assert not learn.fold_bn().already
+
+@pytest.mark.xfail(strict=False, reason='the memory format is taken for training, so far')
+def test_unfolding_after_channels_last(tmp_path):
+    learn = folded('vision', tmp_path)
+    learn.model.to(memory_format=torch.channels_last)
+    assert len(bn_layers(learn.unfold_bn().model)) == 11
+
+@pytest.mark.parametrize('verb', TRAIN)
 def test_trainable(verb, tmp_path):
     "The deliberate way to train folded weights"
     learn = folded('vision', tmp_path, trainable=True)
@@ -259,6 +300,53 @@ def test_figures_of_the_report(kind, kw, tmp_path):
     r = learn.fold_bn(**kw)
     assert bool(r.valid) == ('validate' in kw) and (r.times is not None) == ('timeit' in kw)
     for (_, b, a), l in zip(r.valid, loss): assert b == pytest.approx(l) and a == pytest.approx(l, rel=1e-3, abs=1e-5)
+
+class Each(AvgMetric):
+    "One number a class, which no report can subtract"
+    def __init__(self): super().__init__(noop)
+    name = 'each'
+    def accumulate(self, learn): pass
+    @property
+    def value(self): return tensor([.25, .5])
+
+def test_a_metric_that_is_no_number(tmp_path):
+    learn = trained('vision', tmp_path)
+    learn.metrics = L(accuracy, Each())
+    assert ('each', '[0.25, 0.5]', '[0.25, 0.5]', 'equal') in learn.fold_bn(validate=True).rows()
+
+def test_progress(tmp_path, capsys):
+    "A line a phase and fastai's bars; `no_bar` silences both, `no_logging` the lines; a plain fold says nothing"
+    learn = trained('vision', tmp_path)
+    learn.add_cb(ProgressCallback())
+    learn.logger = print
+    def said(**kw):
+        capsys.readouterr()
+        learn.fold_bn(**kw)
+        learn.unfold_bn()
+        return capsys.readouterr().out
+    out = said(validate=True, timeit=True)
+    assert all(o in out for o in ('loss and metrics, unfolded', 'fold', 'loss and metrics, folded', 'time of one item')) and '%' in out
+    assert said() == ''
+    with learn.no_logging(): assert 'loss and metrics' not in said(validate=True)
+    with learn.no_bar(): assert said(validate=True, timeit=True) == ''
+
+@pytest.mark.parametrize('f', [Learner.fold_plan, Learner.fold_bn, Learner.unfold_bn, BNFolder.fold, BNFolder.unfold], ids=lambda f: f.__qualname__)
+def test_help_tells_each_parameter(f):
+    import inspect
+    names = [n for n, p in inspect.signature(f).parameters.items() if n != 'self' and p.annotation is not p.empty]
+    assert names and all(f'\n{n} : ' in f.__doc__ for n in names)
+
+def test_options_reach_the_folder(tmp_path, monkeypatch):
+    "`keep` and `also` only where they are given, from the verbs and from the callback"
+    learn, got, fold = trained('vision', tmp_path), [], BNFolder.fold
+    monkeypatch.setattr(BNFolder, 'fold', lambda self, *xb, keep=None, also=None, **kw: got.append((keep, also)) or fold(self, *xb, **kw))
+    monkeypatch.setattr(BNFolder, 'plan', lambda self, *xb, **kw: got.append(kw) or make_plan(self.model, *xb))
+    x = learn.dls.one_batch()[0]
+    learn.fold_plan(); learn.fold_plan(keep='head.*'); learn.fold_plan(also=[x])
+    assert got[0] == {} and got[1] == dict(keep='head.*') and got[2]['also'][0][0] is x
+    del got[:]
+    learn.fit(1, cbs=BNFoldCallback(keep=[nn.BatchNorm1d], also=[(x,)]))
+    assert got[0][0] == [nn.BatchNorm1d] and got[0][1][0][0] is x
 
 # ---------------------------------------------------------------- BNFoldCallback
 class Breaks(Callback):

@@ -29,10 +29,10 @@ class At:
         if self.count == self.n: raise self.exc('injected')
         return r
 
-STEPS = {'batch': (L_, '_batch'), 'metrics': (L_, '_metrics'), 'copy': (L_, '_twin'), 'times': (L_, 'bench'), 'make_plan': (F_, 'make_plan'), 'statistics': (P_, 'check_statistics'), 'trace': (P_, 'trace'), 'register': (T_, '_register'),
-         'escaped': (T_, '_escaped'), 'graph': (P_, 'Graph'), 'decide': (P_, 'decide'), 'changes_for': (F_, 'changes_for'), 'absorb': (C_, 'absorb'), 'round_to': (C_, 'round_to'), 'replacing': (C_, '_replacing'),
+STEPS = {'batch': (L_, '_batch'), 'metrics': (L_, '_metrics'), 'copy': (L_, 'twin'), 'times': (L_, 'bench'), 'make_plan': (F_, 'make_plan'), 'statistics': (P_, 'check_statistics'), 'trace': (P_, 'trace'), 'register': (T_, '_register'),
+         'escaped': (T_, '_note_escaped'), 'graph': (P_, 'Graph'), 'decide': (P_, 'decide'), 'changes_for': (F_, 'changes_for'), 'absorb': (C_, 'absorb'), 'round_to': (C_, 'round_to'), 'replacing': (C_, '_replacing'),
          'n_params': (F_, '_n_params'), 'do': (F_.Change, 'do'), 'check': (F_.BNFolder, '_check'), 'own_copy': (F_, 'own_copy'), 'difference': (F_, 'difference'), 'report': (F_, 'FoldReport'),
-         'fingerprint': (F_, 'fingerprint'), 'kept state': (L_, '_Folded')}
+         'checksums': (F_, 'checksums'), 'kept state': (L_, '_Folded')}
 # a step: (name, which call, after it?)
 POINTS = [(n, 1, after) for n in STEPS for after in (False, True)] + [(n, i, False) for n, i in dict(n_params=2, absorb=2, round_to=3, metrics=2).items()]
 
@@ -95,7 +95,7 @@ def test_fault_in_each_forward(learn, exc):
             at = At(mp, type(m), 'forward', exc, 10**6)
             learn.fold_bn()
             learn.unfold_bn()
-        assert at.count % each == 0 and at.count >= 2*each
+        assert at.count >= 2*each
         for n in ((1, at.count-each+1) if m is layers[0] else (each, at.count)):
             with pytest.MonkeyPatch.context() as mp:
                 At(mp, type(m), 'forward', exc, n)

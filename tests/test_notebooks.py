@@ -45,14 +45,10 @@ def exported(tmp_path_factory):
     dest = copy_project(tmp_path_factory.mktemp("exported"))
     for o in modules: (dest/"fastai_bnfold"/o).unlink()
     nbdev("export", cwd=dest)
-    nbdev("sidebar", cwd=dest)
     return dest
 
 def test_modules_are_the_notebooks(exported):
     assert texts(exported/"fastai_bnfold", "*.py") == texts(root/"fastai_bnfold", "*.py"), "run `make export`"
-
-def test_sidebar_lists_the_notebooks(exported):
-    assert texts(exported/"nbs", "*.yml") == texts(root/"nbs", "*.yml"), "run `make export`"
 
 def test_export_leaves_the_metadata(exported):
     assert (exported/"pyproject.toml").read_text() == (root/"pyproject.toml").read_text()

@@ -73,7 +73,7 @@ def test_entry_points_lead_somewhere(wheel):
 
 def test_wheel_holds_the_package_only(wheel):
     files = {o for o in wheel.namelist() if ".dist-info/" not in o}
-    assert files == {f"fastai_bnfold/{o.name}" for o in (root/"fastai_bnfold").glob("*.py")}
+    assert files == {f"fastai_bnfold/{o.name}" for o in (root/"fastai_bnfold").glob("*.py")} | {"fastai_bnfold/py.typed"}
 
 def test_sdist_can_be_built_from(sdist):
     assert {"settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "fastai_bnfold/__init__.py"} <= sdist

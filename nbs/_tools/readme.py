@@ -1,4 +1,4 @@
-"Writes README.md from index.ipynb: markdown by nbconvert, without hidden cells and directives, the same on every run."
+"Writes README.md from index.ipynb, and the picture in it: markdown by nbconvert, without hidden cells and directives, the same on every run."
 import re
 from pathlib import Path
 from nbconvert import MarkdownExporter
@@ -9,6 +9,7 @@ root = Path(__file__).resolve().parents[2]
 note = "<!-- Made from index.ipynb by `make readme`: edit that, not this. -->\n\n"
 hidden = [r"\s*#\|\s*(hide|default_exp)\b", r"\s*$"]
 directive = re.compile(r"^#\|.*\n?", re.MULTILINE)
+silent = re.compile(r"^#\| *echo: *false", re.MULTILINE)
 
 def exporter():
     "Text outputs only: GitHub shows no styles, and a picture would be a file of its own"
@@ -23,9 +24,14 @@ def readme(path):
     nb = read(path, as_version=4)
     nb.metadata["language_info"] = {"name": "python"}
     for o in nb.cells:
-        if o.cell_type == "code" and not any(re.match(p, o.source) for p in hidden): o.source = directive.sub("", o.source)
+        if o.cell_type != "code" or any(re.match(p, o.source) for p in hidden): continue
+        if silent.search(o.source): o.metadata["transient"] = {"remove_source": True}
+        o.source = directive.sub("", o.source)
     text, _ = exporter().from_notebook_node(nb)
     text = "\n".join(o.rstrip() for o in text.splitlines())
     return note + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
-if __name__ == "__main__": (root/"README.md").write_text(readme(root/"index.ipynb"), encoding="utf-8")
+if __name__ == "__main__":
+    import front
+    (root/"nbs"/"images"/"front.svg").write_text(front.svg(), encoding="utf-8")
+    (root/"README.md").write_text(readme(root/"index.ipynb"), encoding="utf-8")
