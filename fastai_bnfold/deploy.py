@@ -10,13 +10,15 @@ __all__ = ['STEPS', 'TOLERANCE', 'ExportError', 'check_installed', 'Floats', 'St
            'raw_batches', 'some_data', 'cause', 'write_onnx', 'OnnxModel', 'best_export', 'ExportReport', 'inputs_of',
            'predictions', 'folded_copy', 'whole_file']
 
-# %% ../nbs/12_onnx.ipynb #c1265758
-import importlib.util, json, logging, os, tempfile, warnings
-from contextlib import contextmanager
+# %% ../nbs/12_onnx.ipynb #4087a859
+import importlib.util, io, json, logging, os, tempfile, warnings
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 import fastai, torch
 from fastai.basics import *
+from fastai.callback.progress import CSVLogger
 from fastai.callback.rnn import RNNCallback
+from fastai.callback.tracker import TrackerCallback
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.layers import ToTensorBase
 from fastai.tabular.core import Categorify, Categorize, FillMissing, RegressionSetup, TabularPandas
@@ -26,7 +28,7 @@ from .bench import bench, human
 from .fold import BNFolder
 from .learner import _state, _twin, _unnoticed, _valid
 from .plan import FoldError, as_html, as_text
-from .trace import tensors_in
+from .trace import put_back, tensors_in
 
 # %% ../nbs/12_onnx.ipynb #ce79c8c3
 class ExportError(RuntimeError):
@@ -272,23 +274,23 @@ def some_data(
     dl = mine[0] if dl is None else dl
     return dl.new(shuffle=False, drop_last=False, num_workers=0)
 
-# %% ../nbs/12_onnx.ipynb #a4e8e7ae
+# %% ../nbs/12_onnx.ipynb #562ee6c1
 @contextmanager
 def _hushed():
-    "No warnings, and nothing logged below an error"
+    "No warnings, nothing printed, nothing logged below an error"
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter('ignore')
             yield
     finally: logging.disable(before)
 
 def _running(e, model):
     "Path of the last module of `model` whose code was running when `e` came; None if there was none"
-    paths, at, tb = {id(m):p for p,m in model.named_modules()}, None, e.__traceback__
+    paths, at, tb = {id(vars(m)):p for p,m in model.named_modules()}, None, e.__traceback__ # the exporter's stand-ins for modules share their attributes
     while tb is not None:
-        at, tb = paths.get(id(tb.tb_frame.f_locals.get('self')), at), tb.tb_next
+        at, tb = paths.get(id(getattr(tb.tb_frame.f_locals.get('self'), '__dict__', None)), at), tb.tb_next
     return at
 
 def cause(
@@ -509,6 +511,15 @@ def inputs_of(
     if not all(isinstance(o, Tensor) for o in tuplify(b)[:n]): raise ExportError("an input of the model is not a tensor: only tensors can go into the file")
     return TensorInputs(steps_of(dl, tuplify(b), n), tuplify(b)[:n])
 
+@contextmanager
+def _as_it_was(learn):
+    "Whatever a prediction leaves behind in the Learner and its callbacks is gone after"
+    saved = [(o, dict(vars(o))) for o in (learn, *learn.cbs)]
+    def back():
+        "Put it back"
+        for o,d in saved: vars(o).clear(); vars(o).update(d)
+    with put_back(back), learn.removed_cbs([cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]): yield
+
 def predictions(
     learn, # Learner
     dl, # DataLoader of `b`
@@ -516,7 +527,7 @@ def predictions(
 ): # What `get_preds` gives
     "The Learner's own predictions for a batch"
     dl.after_batch.split_idx = 1
-    return learn.get_preds(dl=[tuplify(dl.after_batch(b))], reorder=False)[0]
+    with _as_it_was(learn): return learn.get_preds(dl=[tuplify(dl.after_batch(b))], reorder=False)[0]
 
 def folded_copy(
     learn, # Learner, left as it is
@@ -565,8 +576,8 @@ def _compared(learn, there, inputs, raws, wants):
 
 def _check_path(path):
     "ExportError if there can be no file `path`"
-    if path.is_dir(): raise ExportError(f"{path} is a folder: give the name of a file")
-    if not path.parent.is_dir(): raise ExportError(f"{path}: there is no folder {path.parent}")
+    if os.path.isdir(path): raise ExportError(f"{path} is a folder: give the name of a file")
+    if not os.path.isdir(path.parent): raise ExportError(f"{path}: there is no folder {path.parent}")
 
 # %% ../nbs/12_onnx.ipynb #8bbb45ba
 @contextmanager
