@@ -4,7 +4,9 @@ from .plan import FoldError, FoldEntry, FoldPlan
 from .report import FoldReport
 from .collapse import Collapsed
 from .fold import BNFolder
-from .bench import bench, Timings
+from .bench import bench, engines, Timings
 from .learner import BNFoldCallback
+from .deploy import ExportError, ExportReport
 
-__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'FoldReport', 'BNFolder', 'Collapsed', 'bench', 'Timings', 'BNFoldCallback']
+__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'FoldReport', 'BNFolder', 'Collapsed', 'bench', 'engines', 'Timings', 'BNFoldCallback',
+           'ExportError', 'ExportReport']

@@ -10,9 +10,9 @@ __all__ = ['STEPS', 'TOLERANCE', 'ExportError', 'check_installed', 'Floats', 'St
            'raw_batches', 'some_data', 'cause', 'write_onnx', 'OnnxModel', 'best_export', 'ExportReport', 'inputs_of',
            'predictions', 'folded_copy', 'whole_file']
 
-# %% ../nbs/12_onnx.ipynb #4087a859
-import importlib.util, io, json, logging, os, tempfile, warnings
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+# %% ../nbs/12_onnx.ipynb #3f80148e
+import importlib.util, json, os, tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 import fastai, torch
 from fastai.basics import *
@@ -24,7 +24,7 @@ from fastai.layers import ToTensorBase
 from fastai.tabular.core import Categorify, Categorize, FillMissing, RegressionSetup, TabularPandas
 from fastai.torch_core import TensorImageBase
 from fastai.vision.augment import AffineCoordTfm, Resize
-from .bench import bench, human
+from .bench import _hushed, bench, human
 from .fold import BNFolder
 from .learner import _state, _twin, _unnoticed, _valid
 from .plan import FoldError, as_html, as_text
@@ -274,18 +274,7 @@ def some_data(
     dl = mine[0] if dl is None else dl
     return dl.new(shuffle=False, drop_last=False, num_workers=0)
 
-# %% ../nbs/12_onnx.ipynb #562ee6c1
-@contextmanager
-def _hushed():
-    "No warnings, nothing printed, nothing logged below an error"
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter('ignore')
-            yield
-    finally: logging.disable(before)
-
+# %% ../nbs/12_onnx.ipynb #e16bad84
 def _running(e, model):
     "Path of the last module of `model` whose code was running when `e` came; None if there was none"
     paths, at, tb = {id(vars(m)):p for p,m in model.named_modules()}, None, e.__traceback__ # the exporter's stand-ins for modules share their attributes
