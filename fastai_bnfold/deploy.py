@@ -529,7 +529,9 @@ def folded_copy(
     if _state(learn): return model, 'the Learner is folded'
     if not fold: return model, 'not folded, as asked: `fold=True` folds a copy'
     try: return model, BNFolder(model).fold(*xb, undo=False, **kwargs).plan.summary
-    except FoldError as e: return own_model(learn.model), f'not folded: {e}'
+    except FoldError as e:
+        if kwargs: raise # what was asked for cannot be had
+        return own_model(learn.model), f'not folded: {e}'
 
 # %% ../nbs/12_onnx.ipynb #e4b36f74
 def _output_name(act, out):
@@ -615,7 +617,7 @@ def export_onnx(self:Learner,
     timeit:bool=True, # Time one item?
     opset:int=None, # Version of ONNX's operators; None: the exporter's choice
     say=noop, # Told each phase, such as `print`
-    **kwargs # Passed to `BNFolder.fold`, such as `collapse=True`
+    **kwargs # Passed to `BNFolder.fold`, such as `collapse=True`; then FoldError if it cannot be done
 )->ExportReport: # Shows itself as a table
     "Write a file that ONNX Runtime answers from as `predict` does; ExportError, and no file, if it would answer otherwise. The Learner is unchanged"
     check_installed()
