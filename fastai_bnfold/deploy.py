@@ -7,8 +7,8 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/onnx.html.md"""
 # %% auto #0
 __all__ = ['STEPS', 'TOLERANCE', 'ExportError', 'check_installed', 'Floats', 'Standardized', 'Resized', 'relative_error',
            'steps_of', 'TensorInputs', 'sizing', 'check_procs', 'TableInputs', 'Deployed', 'activation', 'own_model',
-           'raw_batches', 'some_data', 'cause', 'write_onnx', 'OnnxModel', 'best_export', 'ExportReport', 'inputs_of',
-           'predictions', 'folded_copy', 'whole_file']
+           'raw_batches', 'some_data', 'cause', 'write_onnx', 'OnnxModel', 'differing', 'best_export', 'ExportReport',
+           'inputs_of', 'predictions', 'folded_copy', 'whole_file']
 
 # %% ../nbs/12_onnx.ipynb #3f80148e
 import importlib.util, json, os, tempfile
@@ -73,11 +73,12 @@ STEPS = {IntToFloatTensor: lambda t: Floats(t.div), Normalize: lambda t: Standar
 def relative_error(
     want, # Tensors, nested as they may be
     got, # What should equal them
+    least:float=1e-12 # The difference is relative to this at least
 )->float: # Infinite where shapes or what is finite differ
     "The largest difference, relative to the largest value of each tensor"
     pairs = [(w.detach().cpu().double(), g.detach().cpu().double()) for w,g in zip(tensors_in(want), tensors_in(got))]
     if len(tensors_in(want))!=len(tensors_in(got)) or any(w.shape!=g.shape or not g.isfinite().all() for w,g in pairs): return float('inf')
-    return max((float((w-g).abs().max()/w.abs().max().clamp_min(1e-12)) for w,g in pairs if w.numel()), default=0.)
+    return max((float((w-g).abs().max()/w.abs().max().clamp_min(least)) for w,g in pairs if w.numel()), default=0.)
 
 # %% ../nbs/12_onnx.ipynb #9e84aad6
 def _inputs(b, n): return tuple(o.as_subclass(Tensor) for o in tuplify(b)[:n])
@@ -351,7 +352,17 @@ class OnnxModel:
         outs = [torch.cat(o) for o in zip(*outs)]
         return outs[0] if len(outs)==1 else tuple(outs)
 
-# %% ../nbs/12_onnx.ipynb #bd5d2cbe
+# %% ../nbs/12_onnx.ipynb #ace4f87d
+def differing(
+    want, # Outputs
+    got, # What should equal them
+    output:str # `probabilities` or `values`
+)->float:
+    "Relative error, of the logarithms too where outputs are probabilities: 0.0000 and 1.0000 look alike whatever the model says"
+    if output!='probabilities': return relative_error(want, got)
+    logs = [[t.double().clamp(1e-30).log() for t in tensors_in(o)] for o in (want, got)]
+    return max(relative_error(want, got), relative_error(*logs, least=1.))
+
 TOLERANCE = 1e-3 # relative; a right file was seen to differ by 1e-6 to 1e-5 in float32, a wrong one by a percent and up
 
 def _tries(graph, xs, others, path, axes, **kwargs):
@@ -359,7 +370,7 @@ def _tries(graph, xs, others, path, axes, **kwargs):
     write_onnx(graph, xs if any(axes) else tuple(x[:1] for x in xs), path, axes, **kwargs)
     try:
         there = OnnxModel(path)
-        off = max(relative_error(y, there.many(*x)) for x,y in others)
+        off = max(differing(y, there.many(*x), kwargs.get('output')) for x,y in others)
     except Exception as e: raise ExportError(f"ONNX Runtime does not run the file: {' '.join(str(e).split())[:200]}") from e
     if not off<=TOLERANCE: raise ExportError(f"the file answers otherwise than the model (relative {off:.2g}, allowed {TOLERANCE:.0e})")
     return there
@@ -559,7 +570,7 @@ def _compared(learn, there, inputs, raws, wants):
     gots, decodes = [there.many(*inputs.given(b)) for b in raws], getcallable(learn.loss_func, 'decodes')
     one = there(*inputs.given(_first(raws[0], 1)))
     first = [o[:1] for o in tensors_in(wants[0])]
-    err = max(relative_error(first, one), *map(relative_error, wants, gots))
+    err = max(differing(w, g, there.about['output']) for w,g in zip([first, *wants], [one, *gots]))
     pairs = [[decodes(o.as_subclass(Tensor).cpu()) for o in p] for p in zip(wants, gots) if all(isinstance(o, Tensor) for o in p)]
     classes = bool(pairs) and not pairs[0][0].is_floating_point()
     same = [(w==g).flatten() for w,g in pairs if w.shape==g.shape] if classes else []

@@ -1,5 +1,6 @@
 "`learn.export_onnx`: every kind of Learner, against its own predictions, in a process without fastai; and what leaves no file."
 import json, os, subprocess, sys
+from copy import deepcopy
 import numpy as np, pytest, torch
 from pathlib import Path
 from torch import nn
@@ -44,15 +45,20 @@ def test_answers_what_the_learner_answers(made, kind, fold, tmp_path):
     learn.export(tmp_path/'m.pkl')
     assert r.size < (tmp_path/'m.pkl').stat().st_size
 
-def test_comparison_can_fail(made, tmp_path, monkeypatch):
-    "A weight that is off by a tenth is found, and the file is gone"
+@pytest.mark.parametrize('sure', [1, 100])
+def test_comparison_can_fail(made, tmp_path, monkeypatch, sure):
+    "A weight that is off by a tenth is found, and the file is gone, also where every probability is 0 or 1"
+    learn = made['vision']
+    if sure > 1:
+        learn = deepcopy(learn)
+        with torch.no_grad(): list(learn.model.parameters())[-1].mul_(sure)
     right = deploy.folded_copy
     def wrong(learn, fold, xb):
         model, folded = right(learn, fold, xb)
         with torch.no_grad(): next(p for p in model.parameters() if p.dim() == 4).mul_(1.1)
         return model, folded
     monkeypatch.setattr(deploy, 'folded_copy', wrong)
-    with pytest.raises(ExportError, match='answers otherwise than the Learner'): export(made['vision'], tmp_path)
+    with pytest.raises(ExportError, match='answers otherwise than the Learner'): export(learn, tmp_path)
     assert os.listdir(tmp_path) == []
 
 def test_a_picture_elsewhere(made, tmp_path):
