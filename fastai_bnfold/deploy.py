@@ -7,8 +7,8 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/onnx.html.md"""
 # %% auto #0
 __all__ = ['STEPS', 'TOLERANCE', 'ExportError', 'check_installed', 'Floats', 'Standardized', 'Resized', 'relative_error',
            'steps_of', 'TensorInputs', 'sizing', 'check_procs', 'TableInputs', 'Deployed', 'activation', 'own_model',
-           'raw_batches', 'some_data', 'cause', 'write_onnx', 'OnnxModel', 'differing', 'best_export', 'ExportReport',
-           'inputs_of', 'predictions', 'folded_copy', 'whole_file']
+           'raw_batches', 'some_data', 'cause', 'write_onnx', 'OnnxModel', 'differing', 'check_difference',
+           'best_export', 'ExportReport', 'inputs_of', 'predictions', 'folded_copy', 'whole_file']
 
 # %% ../nbs/12_onnx.ipynb #3f80148e
 import importlib.util, json, os, tempfile
@@ -39,7 +39,7 @@ def check_installed(
 ):
     "ExportError with the pip line if one of `names` is not installed"
     lack = [o for o in names if importlib.util.find_spec(o) is None]
-    if lack: raise ExportError(f"not installed: {', '.join(lack)}. `pip install 'fastai-bnfold[onnx]'` brings what an export to ONNX needs")
+    if lack: raise ExportError(f"not installed: {', '.join(lack)}. Get it by `pip install 'fastai-bnfold[onnx]'`")
 
 # %% ../nbs/12_onnx.ipynb #70d31265
 class Floats(nn.Module):
@@ -53,17 +53,20 @@ class Standardized(nn.Module):
     "`Normalize`"
     def __init__(self, mean, std):
         super().__init__()
-        for name, t in (('mean', mean), ('std', std)): self.register_buffer(name, torch.as_tensor(t).detach().clone().as_subclass(Tensor).cpu())
+        own = lambda t: torch.as_tensor(t).detach().clone().as_subclass(Tensor).cpu()
+        self.register_buffer('mean', own(mean))
+        self.register_buffer('std', own(std))
     def forward(self, x): return (x-self.mean)/self.std
 
 class Resized(nn.Module):
-    "What `aug_transforms(size=…)` does to a validation batch: areas first if it shrinks to less than half, then bilinear"
+    "What `aug_transforms(size=…)` does in validation: areas first if it shrinks to less than half, then bilinear"
     def __init__(self, size, align_corners):
         super().__init__()
         self.size, self.align = (size,size) if isinstance(size, int) else tuple(size), bool(align_corners)
     def forward(self, x):
         shrink = min(x.shape[-2]/self.size[0], x.shape[-1]/self.size[1])/2
-        if shrink > (1 if self.align else 1/(1-1/max(self.size))): x = F.interpolate(x, scale_factor=1/shrink, mode='area')
+        least = 1 if self.align else 1/(1-1/max(self.size))
+        if shrink>least: x = F.interpolate(x, scale_factor=1/shrink, mode='area')
         return F.interpolate(x, size=self.size, mode='bilinear', align_corners=self.align)
 
 # %% ../nbs/12_onnx.ipynb #2242cead
@@ -76,8 +79,9 @@ def relative_error(
     least:float=1e-12 # The difference is relative to this at least
 )->float: # Infinite where shapes or what is finite differ
     "The largest difference, relative to the largest value of each tensor"
-    pairs = [(w.detach().cpu().double(), g.detach().cpu().double()) for w,g in zip(tensors_in(want), tensors_in(got))]
-    if len(tensors_in(want))!=len(tensors_in(got)) or any(w.shape!=g.shape or not g.isfinite().all() for w,g in pairs): return float('inf')
+    want, got = ([t.detach().cpu().double() for t in tensors_in(o)] for o in (want, got))
+    pairs = list(zip(want, got))
+    if len(want)!=len(got) or any(w.shape!=g.shape or not g.isfinite().all() for w,g in pairs): return float('inf')
     return max((float((w-g).abs().max()/w.abs().max().clamp_min(least)) for w,g in pairs if w.numel()), default=0.)
 
 # %% ../nbs/12_onnx.ipynb #9e84aad6
@@ -97,7 +101,8 @@ def steps_of(
         if not isinstance(step, nn.Identity) and not relative_error(want, before)==0: steps.append(step)
         else: step = nn.Identity()
         if relative_error(want, tuple(map(step, before)))>1e-4:
-            raise ExportError(f"`{type(t).__name__}` of `after_batch` changes the batch, and cannot be part of the file: make it an item transform, or apply it in the model")
+            raise ExportError(f"`{type(t).__name__}` of `after_batch` changes the batch, and cannot be part of the "
+                              "file: make it an item transform, or apply it in the model")
         b = after
     return steps
 
@@ -112,7 +117,9 @@ class TensorInputs(nn.Module):
         self.steps = nn.Sequential(*steps)
         self.pictures = [isinstance(o, TensorImageBase) and o.dtype==torch.uint8 and o.dim()==4 for o in b]
         self.tokens = [not p and not o.is_floating_point() for p,o in zip(self.pictures, b)]
-    def forward(self, *xs): return tuple(self.steps(x.permute(0,3,1,2)) if p else self.steps(x) for x,p in zip(xs, self.pictures))
+    def forward(self, *xs):
+        first = [x.permute(0,3,1,2) if p else x for x,p in zip(xs, self.pictures)]
+        return tuple(map(self.steps, first))
     def given(self, b):
         "What a caller has in hand for the inputs of a batch"
         xs = [o.as_subclass(Tensor).cpu() for o in tuplify(b)[:len(self.pictures)]]
@@ -130,13 +137,17 @@ def axes(self:TensorInputs):
     batch = tuple({0:'batch'} for _ in self.pictures)
     sizes = tuple({0:'batch', 1:'height', 2:'width'} if p else {0:'batch'} for p in self.pictures)
     tokens = tuple({0:'batch', 1:'length'} if t else {0:'batch'} for t in self.tokens)
-    free = [sizes] if any(self.pictures) and not any(isinstance(s, Resized) for s in self.steps) else [tokens] if any(self.tokens) else []
+    resized = any(isinstance(s, Resized) for s in self.steps)
+    free = [sizes] if any(self.pictures) and not resized else [tokens] if any(self.tokens) else []
     return [*free, batch, tuple({} for _ in self.pictures)]
 
 @patch
 def other_sizes(self:TensorInputs, xs):
     "The same pictures in other sizes: one that every network divides evenly, and an odd one"
-    def larger(x, h, w): return F.interpolate(x.permute(0,3,1,2).float(), (x.shape[1]+h, x.shape[2]+w)).byte().permute(0,2,3,1).contiguous()
+    def larger(x, h, w):
+        "`x` with so many more rows and columns"
+        size = x.shape[1]+h, x.shape[2]+w
+        return F.interpolate(x.permute(0,3,1,2).float(), size).byte().permute(0,2,3,1).contiguous()
     return [tuple(larger(x, h, w) if p else x for x,p in zip(xs, self.pictures)) for h,w in ((32, 64), (13, 7))]
 
 # %% ../nbs/12_onnx.ipynb #f940e9ce
@@ -153,7 +164,8 @@ def about(self:TensorInputs, dl, b):
     "For the metadata"
     if not any(self.pictures): return {}
     x = tuplify(b)[self.pictures.index(True)]
-    return dict(mode={1:'L', 3:'RGB', 4:'RGBA'}.get(x.shape[1], ''), **(sizing(dl) or dict(size=[x.shape[3], x.shape[2]], resize='')))
+    mode = {1:'L', 3:'RGB', 4:'RGBA'}.get(x.shape[1], '')
+    return dict(mode=mode, **(sizing(dl) or dict(size=[x.shape[3], x.shape[2]], resize='')))
 
 # %% ../nbs/12_onnx.ipynb #3a291b5f
 def _proc(to, cls): return next((p for p in to.procs.fs if isinstance(p, cls)), None)
@@ -162,7 +174,8 @@ def _stats(to):
     "Value to fill with, mean and deviation of each number"
     fill, norm = getattr(_proc(to, FillMissing), 'na_dict', {}), _proc(to, Normalize)
     means, stds = getattr(norm, 'means', {}), getattr(norm, 'stds', {})
-    return [[float(d.get(n, other)) for n in to.cont_names] for d,other in ((fill, float('nan')), (means, 0.), (stds, 1.))]
+    each = (fill, float('nan')), (means, 0.), (stds, 1.)
+    return [[float(d.get(n, other)) for n in to.cont_names] for d,other in each]
 
 def _flag_codes(to, name):
     "Codes of False and True in column `name`, which says where a number was missing"
@@ -171,8 +184,10 @@ def _flag_codes(to, name):
 
 def check_procs(to):
     "ExportError if a table is processed by something that is not known"
-    odd = [p for p in to.procs.fs if not isinstance(p, (Categorify, FillMissing, Normalize, Categorize, RegressionSetup))]
-    if odd: raise ExportError(f"`{type(odd[0]).__name__}` of the table's `procs` cannot be part of the file: apply it to the DataFrame before `TabularDataLoaders`")
+    known = Categorify, FillMissing, Normalize, Categorize, RegressionSetup
+    odd = [type(p).__name__ for p in to.procs.fs if not isinstance(p, known)]
+    if odd: raise ExportError(f"`{odd[0]}` of the table's `procs` cannot be part of the file: "
+                              "apply it to the DataFrame before `TabularDataLoaders`")
 
 # %% ../nbs/12_onnx.ipynb #14cf5cf3
 class TableInputs(nn.Module):
@@ -182,12 +197,14 @@ class TableInputs(nn.Module):
     ):
         super().__init__()
         check_procs(to)
-        self.to, added = to, [f'{n}_na' for n in getattr(_proc(to, FillMissing), 'na_dict', {}) if f'{n}_na' in to.cat_names]
+        filled = getattr(_proc(to, FillMissing), 'na_dict', {})
+        self.to, added = to, [f'{n}_na' for n in filled if f'{n}_na' in to.cat_names]
         self.cats, self.conts = [n for n in to.cat_names if n not in added], list(to.cont_names)
         self.flagged = [self.conts.index(n.removesuffix('_na')) for n in added]
         self.order = [(self.cats+added).index(n) for n in to.cat_names]
         for k,v in zip(('fill','mean','std'), _stats(to)): self.register_buffer(k, torch.tensor(v, dtype=torch.float64))
-        self.register_buffer('codes', torch.tensor([_flag_codes(to, n) for n in added], dtype=torch.long).reshape(-1, 2))
+        codes = [_flag_codes(to, n) for n in added]
+        self.register_buffer('codes', torch.tensor(codes, dtype=torch.long).reshape(-1, 2))
         self.names = ['categories']*bool(self.cats) + ['numbers']*bool(self.conts)
 
     def forward(self, *xs):
@@ -205,9 +222,10 @@ def given(self:TableInputs, b):
     "What a caller has in hand for a batch: rows of a `TabularPandas`"
     codes = torch.as_tensor(np.asarray(b.cats, dtype=np.int64)).reshape(len(b), -1)
     numbers = torch.as_tensor(np.asarray(b.conts, dtype=np.float64)).reshape(len(b), -1)*self.std + self.mean
-    for i,(_,true),at in zip(self.flagged, self.codes.tolist(), [list(self.to.cat_names).index(f'{self.conts[i]}_na') for i in self.flagged]):
-        numbers[codes[:,at]==true, i] = float('nan')
-    own = [list(self.to.cat_names).index(n) for n in self.cats]
+    cats = list(self.to.cat_names)
+    for i,(_,true) in zip(self.flagged, self.codes.tolist()):
+        numbers[codes[:,cats.index(f'{self.conts[i]}_na')]==true, i] = float('nan')
+    own = [cats.index(n) for n in self.cats]
     return tuple([codes[:,own]]*bool(self.cats) + [numbers]*bool(self.conts))
 
 @patch
@@ -236,7 +254,7 @@ class Deployed(nn.Module):
 def activation(
     learn # Learner
 ): # A function of the model's output
-    "What `get_preds` makes of the model's output: the loss's activation, of the first output only where a callback takes that"
+    "What `get_preds` makes of the model's output: the loss's activation, of the first where a callback takes that"
     act = getcallable(learn.loss_func, 'activation')
     if not any(isinstance(cb, RNNCallback) for cb in learn.cbs): return act
     return lambda out: act(out[0] if isinstance(out, tuple) else out)
@@ -271,14 +289,17 @@ def some_data(
 ): # ExportError if there is no data
     "`dl`, or the validation data, or the training data, in order and in this process"
     mine = [o for o in (_valid(learn), learn.dls[0] if len(learn.dls.loaders) else []) if len(o)]
-    if dl is None and not mine: raise ExportError("this Learner has no data (was it loaded from an export?): pass some to check the file on, `export_onnx(path, dl=learn.dls.test_dl(items))`")
+    if dl is None and not mine:
+        raise ExportError("this Learner has no data (was it loaded from an export?): pass some to check the file on, "
+                          "`export_onnx(path, dl=learn.dls.test_dl(items))`")
     dl = mine[0] if dl is None else dl
     return dl.new(shuffle=False, drop_last=False, num_workers=0)
 
 # %% ../nbs/12_onnx.ipynb #e16bad84
 def _running(e, model):
     "Path of the last module of `model` whose code was running when `e` came; None if there was none"
-    paths, at, tb = {id(vars(m)):p for p,m in model.named_modules()}, None, e.__traceback__ # the exporter's stand-ins for modules share their attributes
+    # by their attributes, which the exporter's stand-ins for modules share
+    paths, at, tb = {id(vars(m)):p for p,m in model.named_modules()}, None, e.__traceback__
     while tb is not None:
         at, tb = paths.get(id(getattr(tb.tb_frame.f_locals.get('self'), '__dict__', None)), at), tb.tb_next
     return at
@@ -311,7 +332,8 @@ def write_onnx(
     outs = [output] if n==1 else [f'{output}{i}' for i in range(n)]
     try:
         with _hushed(), torch.no_grad():
-            made = torch.onnx.export(graph, xs, dynamo=True, input_names=graph.inputs.names, output_names=outs, dynamic_shapes=(axes,) if any(axes) else None, opset_version=opset, verbose=False)
+            made = torch.onnx.export(graph, xs, dynamo=True, input_names=graph.inputs.names, output_names=outs,
+                                     dynamic_shapes=(axes,) if any(axes) else None, opset_version=opset, verbose=False)
             _strip(made.model)
             made.model.metadata_props.update({k:json.dumps(v, default=_plain) for k,v in (about or {}).items()})
             made.save(path)
@@ -331,14 +353,16 @@ class OnnxModel:
         path # File
     ):
         import onnxruntime
-        opts = onnxruntime.SessionOptions()
+        self.path, opts = path, onnxruntime.SessionOptions()
         opts.intra_op_num_threads, opts.log_severity_level = torch.get_num_threads(), 4
         self.session = onnxruntime.InferenceSession(os.fspath(path), opts, providers=['CPUExecutionProvider'])
-        self.inputs, self.outputs = ([(o.name, o.type, o.shape) for o in f()] for f in (self.session.get_inputs, self.session.get_outputs))
+        form = lambda os: [(o.name, o.type, o.shape) for o in os]
+        self.inputs, self.outputs = form(self.session.get_inputs()), form(self.session.get_outputs())
         self.about = {k:json.loads(v) for k,v in self.session.get_modelmeta().custom_metadata_map.items()}
 
     def __call__(self, *xs):
-        outs = [torch.from_numpy(o) for o in self.session.run(None, {name:x.detach().cpu().numpy() for (name,_,_),x in zip(self.inputs, xs)})]
+        feed = {name:x.detach().cpu().numpy() for (name,_,_),x in zip(self.inputs, xs)}
+        outs = [torch.from_numpy(o) for o in self.session.run(None, feed)]
         return outs[0] if len(outs)==1 else tuple(outs)
 
     @property
@@ -358,21 +382,31 @@ def differing(
     got, # What should equal them
     output:str # `probabilities` or `values`
 )->float:
-    "Relative error, of the logarithms too where outputs are probabilities: 0.0000 and 1.0000 look alike whatever the model says"
+    "Relative error, of the logarithms too for probabilities: a sure model gives 0 and 1 whatever is wrong"
     if output!='probabilities': return relative_error(want, got)
     logs = [[t.double().clamp(1e-30).log() for t in tensors_in(o)] for o in (want, got)]
     return max(relative_error(want, got), relative_error(*logs, least=1.))
 
 TOLERANCE = 1e-3 # relative; a right file was seen to differ by 1e-6 to 1e-5 in float32, a wrong one by a percent and up
 
+def check_difference(
+    off:float, # Relative
+    whose:str # What the file was compared with
+):
+    "ExportError if a file differs by more than rounding"
+    if not off<=TOLERANCE:
+        raise ExportError(f"the file answers otherwise than the {whose} (relative {off:.2g}, allowed {TOLERANCE:.0e}). "
+                          "It was not kept")
+
 def _tries(graph, xs, others, path, axes, **kwargs):
-    "Write with `axes`; the file if it computes what `graph` does on `others`, which is (inputs, outputs) to compare on, else ExportError"
+    "Write with `axes`; ExportError if the file differs from `graph` on `others`: pairs of inputs and outputs"
     write_onnx(graph, xs if any(axes) else tuple(x[:1] for x in xs), path, axes, **kwargs)
     try:
         there = OnnxModel(path)
         off = max(differing(y, there.many(*x), kwargs.get('output')) for x,y in others)
-    except Exception as e: raise ExportError(f"ONNX Runtime does not run the file: {' '.join(str(e).split())[:200]}") from e
-    if not off<=TOLERANCE: raise ExportError(f"the file answers otherwise than the model (relative {off:.2g}, allowed {TOLERANCE:.0e})")
+    except Exception as e:
+        raise ExportError(f"ONNX Runtime does not run the file: {' '.join(str(e).split())[:200]}") from e
+    check_difference(off, 'model')
     return there
 
 def _other_sizes(graph, xs):
@@ -423,16 +457,19 @@ class ExportReport:
         "(what, figure) of each line"
         size = lambda d: d if not isinstance(d, str) or d.isidentifier() else '…'
         form = lambda o: f"{o[0]}: {o[1][7:-1]} ({', '.join(str(size(d)) for d in o[2])})"
-        r = [('takes', form(o)) for o in self.inputs] + [('gives', form(o)) for o in self.outputs] + [('BatchNorm', self.folded)]
-        r.append(('size', f"{self.size:,} bytes; the Learner's weights have {self.weights:,}"))
-        r.append(('largest difference', f'relative {self.max_rel_err:.1e} on {self.items:,} items, allowed {TOLERANCE:.0e}'))
+        err = f'relative {self.max_rel_err:.1e} on {self.items:,} items, allowed {TOLERANCE:.0e}'
+        r = [('takes', form(o)) for o in self.inputs] + [('gives', form(o)) for o in self.outputs]
+        r += [('BatchNorm', self.folded), ('size', f"{self.size:,} bytes; the Learner's weights have {self.weights:,}")]
+        r.append(('largest difference', err))
         if self.top1 is not None: r.append(('same answer', f'{self.top1:.2%}'))
         return r + ([('one item', self.time_row())] if self.times is not None else [])
 
     def time_row(self):
         "Times of one item, and their ratio"
         t, (ratio,lo,hi) = self.times, self.times.ratio('ONNX Runtime')
-        return f"{human(t.median('Learner'))} by the Learner, {human(t.median('ONNX Runtime'))} by ONNX Runtime: ratio {ratio:.3f} ({lo:.3f} to {hi:.3f}), {t.verdict('ONNX Runtime')}"
+        mine, there = (human(t.median(o)) for o in ('Learner', 'ONNX Runtime'))
+        ratio = f"ratio {ratio:.3f} ({lo:.3f} to {hi:.3f}), {t.verdict('ONNX Runtime')}"
+        return f'{mine} by the Learner, {there} by ONNX Runtime: {ratio}'
 
     @property
     def title(self): return f'{self.path}: verified'
@@ -464,18 +501,32 @@ _SAID = dict(
     mask="print(np.unique(answer.argmax(0), return_counts=True)) # the class of each pixel",
     values="print(answer.tolist())")
 
-# %% ../nbs/12_onnx.ipynb #b90ff908
+# %% ../nbs/12_onnx.ipynb #25806083
 def _picture_code(r, item):
+    "The import and the lines for a picture"
     crop = 'w, h' if r.about['resize']=='squish' else 'int(scale*to_w), int(scale*to_h)'
-    return 'from PIL import Image\n', _PICTURE.format(item=os.fspath(item or 'picture.png'), crop=crop, name=r.inputs[0][0])
+    lines = _PICTURE.format(item=os.fspath(item or 'picture.png'), crop=crop, name=r.inputs[0][0])
+    return 'from PIL import Image\n', lines
+
+def _literal(v):
+    "A cell of a table, as Python writes it"
+    return repr(v.item() if hasattr(v, 'item') else v) if v==v else "float('nan')"
 
 def _row_code(r, item):
-    given = item if item is not None else {**{n:(v or [0])[-1] for n,v in r.about['categories'].items()}, **r.about['mean']}
-    row = '{' + ', '.join(f'{k!r}: ' + (repr(_python(v)) if v==v else "float('nan')") for k,v in dict(given).items() if k in r.about['categories'] or k in r.about['numbers']) + '}'
-    parts = dict(categories='categories=np.array([codes])', numbers="numbers=np.array([[row[n] for n in about['numbers']]], dtype=np.float64)")
-    return '', _ROW.format(item=row, feed=', '.join(parts[o[0]] for o in r.inputs))
+    "The lines for a row; without one, of the last class of each category and the mean of each number"
+    cats, numbers = r.about['categories'], r.about['numbers']
+    row = dict(item) if item is not None else {**{n:(v or [0])[-1] for n,v in cats.items()}, **r.about['mean']}
+    cells = [f"{k!r}: {_literal(v)}" for k,v in row.items() if k in [*cats, *numbers]]
+    parts = dict(categories='categories=np.array([codes])',
+                 numbers="numbers=np.array([[row[n] for n in about['numbers']]], dtype=np.float64)")
+    return '', _ROW.format(item='{' + ', '.join(cells) + '}', feed=', '.join(parts[o[0]] for o in r.inputs))
 
-def _python(o): return o.item() if hasattr(o, 'item') else o
+def _tensor_code(r, item):
+    "The lines for anything else: zeros in the right shapes"
+    kinds = {'float':'float32', 'double':'float64'}
+    sized = lambda shape: [2 if isinstance(d, str) else d for d in shape]
+    zeros = [f"{n!r}: np.zeros({sized(shape)}, '{kinds.get(t[7:-1], t[7:-1])}')" for n,t,shape in r.inputs]
+    return '', 'feed = {' + ', '.join(zeros) + '} # what the model takes\n'
 
 @patch(as_prop=True)
 def answers(self:ExportReport):
@@ -490,12 +541,8 @@ def code(self:ExportReport,
     item=None # Picture file, or row (a dict or Series), to answer for
 )->str:
     "A program that uses the file with nothing but numpy, ONNX Runtime and, for pictures, Pillow"
-    kind = self.about.get('kind')
-    if kind=='tensors': more, feed = '', 'feed = {' + ', '.join(f"{n!r}: np.zeros({[2 if isinstance(d, str) else d for d in s]}, dtype={_numpy(t)!r})" for n,t,s in self.inputs) + '} # what the DataLoader gave\n'
-    else: more, feed = (_picture_code if kind=='picture' else _row_code)(self, item)
+    more, feed = dict(picture=_picture_code, table=_row_code, tensors=_tensor_code)[self.about['kind']](self, item)
     return _START.format(more=more, path=os.path.basename(self.path)) + feed + _END + _SAID[self.answers]
-
-def _numpy(t): return {'float':'float32', 'double':'float64'}.get(t[7:-1], t[7:-1])
 
 # %% ../nbs/12_onnx.ipynb #60fd72bc
 def _first(b, n): return b.iloc[:n] if isinstance(b, TabularPandas) else tuple(o[:n] for o in tuplify(b))
@@ -508,8 +555,10 @@ def inputs_of(
     "What goes into the file"
     if isinstance(b, TabularPandas): return TableInputs(b)
     n = getattr(learn.dls, 'n_inp', 1) if len(tuplify(b))>1 else 1
-    if not all(isinstance(o, Tensor) for o in tuplify(b)[:n]): raise ExportError("an input of the model is not a tensor: only tensors can go into the file")
-    return TensorInputs(steps_of(dl, tuplify(b), n), tuplify(b)[:n])
+    ins = tuplify(b)[:n]
+    if not all(isinstance(o, Tensor) for o in ins):
+        raise ExportError("an input of the model is not a tensor: only tensors can go into the file")
+    return TensorInputs(steps_of(dl, tuplify(b), n), ins)
 
 @contextmanager
 def _as_it_was(learn):
@@ -518,7 +567,8 @@ def _as_it_was(learn):
     def back():
         "Put it back"
         for o,d in saved: vars(o).clear(); vars(o).update(d)
-    with put_back(back), learn.removed_cbs([cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]): yield
+    loud = [cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]
+    with put_back(back), learn.removed_cbs(loud): yield
 
 def predictions(
     learn, # Learner
@@ -562,16 +612,19 @@ def _facts(learn, inputs, dl, b, **more):
     from fastai_bnfold import __version__
     kind = 'table' if isinstance(inputs, TableInputs) else 'picture' if inputs.pictures==[True] else 'tensors'
     versions = dict(fastai_bnfold=__version__, fastai=fastai.__version__, torch=str(torch.__version__))
-    return dict(kind=kind, vocab=_vocab(learn.dls), threshold=getattr(learn.loss_func, 'thresh', None), **more, **inputs.about(dl, b), versions=versions)
+    known = dict(kind=kind, vocab=_vocab(learn.dls), threshold=getattr(learn.loss_func, 'thresh', None))
+    return dict(**known, **more, **inputs.about(dl, b), versions=versions)
 
 # %% ../nbs/12_onnx.ipynb #10352667
 def _compared(learn, there, inputs, raws, wants):
-    "(items, largest relative error, share of equal answers; None if they are not classes) over all batches, and on one item"
+    "(items, largest error, share of equal answers; None if they are not classes) over all batches, and on one item"
     gots, decodes = [there.many(*inputs.given(b)) for b in raws], getcallable(learn.loss_func, 'decodes')
+    plain = lambda o: o.as_subclass(Tensor).cpu()
     one = there(*inputs.given(_first(raws[0], 1)))
     first = [o[:1] for o in tensors_in(wants[0])]
     err = max(differing(w, g, there.about['output']) for w,g in zip([first, *wants], [one, *gots]))
-    pairs = [[decodes(o.as_subclass(Tensor).cpu()) for o in p] for p in zip(wants, gots) if all(isinstance(o, Tensor) for o in p)]
+    both = [(w,g) for w,g in zip(wants, gots) if isinstance(w, Tensor) and isinstance(g, Tensor)]
+    pairs = [(decodes(plain(w)), decodes(g)) for w,g in both]
     classes = bool(pairs) and not pairs[0][0].is_floating_point()
     same = [(w==g).flatten() for w,g in pairs if w.shape==g.shape] if classes else []
     return sum(len(tensors_in(w)[0]) for w in wants), err, torch.cat(same).float().mean().item() if same else None
@@ -603,18 +656,20 @@ def whole_file(
 # %% ../nbs/12_onnx.ipynb #facf092f
 def _timed(learn, graph, there, xs):
     "`Timings` of one item by the Learner's model, on the CPU, and by ONNX Runtime"
-    mine = learn.model if next(learn.model.parameters(), torch.empty(0)).device.type=='cpu' else own_model(learn.model)
-    return bench({'Learner':Deployed(graph.inputs, mine, graph.act), 'ONNX Runtime':there}, *(x[:1] for x in xs), n=50, max_time=5)
+    on_cpu = all(p.device.type=='cpu' for p in learn.model.parameters())
+    mine = Deployed(graph.inputs, learn.model if on_cpu else own_model(learn.model), graph.act)
+    return bench({'Learner':mine, 'ONNX Runtime':there}, *(x[:1] for x in xs), n=50, max_time=5)
 
 def _reported(learn, there, graph, raws, wants, path, timeit, say):
     "The report on a file that was written; ExportError if it answers otherwise than the Learner"
     say('comparing with the Learner')
     items, err, top1 = _compared(learn, there, graph.inputs, raws, wants)
-    if not err<=TOLERANCE: raise ExportError(f"the file answers otherwise than the Learner (relative {err:.2g}, allowed {TOLERANCE:.0e}). It was not kept")
+    check_difference(err, 'Learner')
     if timeit: say('timing')
     times = _timed(learn, graph, there, graph.inputs.given(raws[0])) if timeit else None
     weights = sum(t.numel()*t.element_size() for t in learn.model.state_dict().values())
-    return ExportReport(os.fspath(path), there.about['folded'], there.inputs, there.outputs, items, err, top1, weights, 0, times, there.about)
+    return ExportReport(os.fspath(path), there.about['folded'], there.inputs, there.outputs, items, err, top1,
+                        weights, os.stat(there.path).st_size, times, there.about)
 
 def _two(xs): return tuple(torch.cat([x, x])[:2] for x in xs)
 
@@ -630,7 +685,7 @@ def export_onnx(self:Learner,
     say=noop, # Told each phase, such as `print`
     **kwargs # Passed to `BNFolder.fold`, such as `collapse=True`; then FoldError if it cannot be done
 )->ExportReport: # Shows itself as a table
-    "Write a file that ONNX Runtime answers from as `predict` does; ExportError, and no file, if it would answer otherwise. The Learner is unchanged"
+    "Write a file that answers what `predict` does, the Learner unchanged; ExportError, and no file, if it differs"
     check_installed()
     _check_path(path := Path(path))
     with _unnoticed(self), whole_file(path) as part:
@@ -641,7 +696,6 @@ def export_onnx(self:Learner,
         model, folded = folded_copy(self, fold, inputs(*xs), **kwargs)
         graph = Deployed(inputs, model, activation(self)).eval()
         out = _output_name(graph.act, tensors_in(wants[0])[0])
-        there = best_export(graph, xs, part, say, output=out, about=_facts(self, inputs, dl, raws[0], folded=folded, output=out), opset=opset)
-        report = _reported(self, there, graph, raws, wants, path, timeit, say)
-        report.size = os.stat(part).st_size
-        return report
+        about = _facts(self, inputs, dl, raws[0], folded=folded, output=out)
+        there = best_export(graph, xs, part, say, output=out, about=about, opset=opset)
+        return _reported(self, there, graph, raws, wants, path, timeit, say)
