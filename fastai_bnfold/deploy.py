@@ -7,8 +7,9 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/onnx.html.md"""
 # %% auto #0
 __all__ = ['STEPS', 'TOLERANCE', 'ExportError', 'check_installed', 'Floats', 'Standardized', 'Resized', 'relative_error',
            'steps_of', 'TensorInputs', 'sizing', 'check_procs', 'TableInputs', 'Deployed', 'activation', 'own_model',
-           'raw_batches', 'some_data', 'cause', 'write_onnx', 'OnnxModel', 'differing', 'check_difference',
-           'best_export', 'ExportReport', 'inputs_of', 'predictions', 'folded_copy', 'whole_file']
+           'TextEncoder', 'TextHead', 'reads_texts', 'in_one_pass', 'raw_batches', 'some_data', 'cause', 'write_onnx',
+           'OnnxModel', 'differing', 'check_difference', 'best_export', 'ExportReport', 'inputs_of', 'predictions',
+           'folded_copy', 'whole_file']
 
 # %% ../nbs/12_onnx.ipynb #3f80148e
 import importlib.util, json, os, tempfile
@@ -22,13 +23,15 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.layers import ToTensorBase
 from fastai.tabular.core import Categorify, Categorize, FillMissing, RegressionSetup, TabularPandas
+from fastai.text.models.awdlstm import AWD_LSTM
+from fastai.text.models.core import PoolingLinearClassifier, SentenceEncoder, SequentialRNN
 from fastai.torch_core import TensorImageBase
 from fastai.vision.augment import AffineCoordTfm, Resize
 from .bench import _hushed, bench, human
 from .fold import BNFolder
 from .learner import _state, _twin, _unnoticed, _valid
 from .plan import FoldError, as_html, as_text
-from .trace import put_back, tensors_in
+from .trace import put_back, tensors_in, untouched
 
 # %% ../nbs/12_onnx.ipynb #ce79c8c3
 class ExportError(RuntimeError):
@@ -133,21 +136,23 @@ class TensorInputs(nn.Module):
 # %% ../nbs/12_onnx.ipynb #a099c32b
 @patch
 def axes(self:TensorInputs):
-    "Names of free axes for each input, the best choice first; the last has none"
+    "Names of free axes for each input, the best choice first; tokens of one length would be of no use"
     batch = tuple({0:'batch'} for _ in self.pictures)
     sizes = tuple({0:'batch', 1:'height', 2:'width'} if p else {0:'batch'} for p in self.pictures)
     tokens = tuple({0:'batch', 1:'length'} if t else {0:'batch'} for t in self.tokens)
+    if any(self.tokens): return [tokens]
     resized = any(isinstance(s, Resized) for s in self.steps)
-    free = [sizes] if any(self.pictures) and not resized else [tokens] if any(self.tokens) else []
+    free = [sizes] if any(self.pictures) and not resized else []
     return [*free, batch, tuple({} for _ in self.pictures)]
 
 @patch
 def other_sizes(self:TensorInputs, xs):
-    "The same pictures in other sizes: one that every network divides evenly, and an odd one"
+    "The same pictures in other sizes, one that every network divides evenly and an odd one; texts twice as long"
     def larger(x, h, w):
         "`x` with so many more rows and columns"
         size = x.shape[1]+h, x.shape[2]+w
         return F.interpolate(x.permute(0,3,1,2).float(), size).byte().permute(0,2,3,1).contiguous()
+    if any(self.tokens): return [tuple(torch.cat([x, x], 1) if t else x for x,t in zip(xs, self.tokens))]
     return [tuple(larger(x, h, w) if p else x for x,p in zip(xs, self.pictures)) for h,w in ((32, 64), (13, 7))]
 
 # %% ../nbs/12_onnx.ipynb #f940e9ce
@@ -268,7 +273,52 @@ def own_model(
         if isinstance(m, ToTensorBase) and name: model.set_submodule(name, nn.Identity())
     return model
 
-# %% ../nbs/12_onnx.ipynb #ba0f9476
+# %% ../nbs/12_onnx.ipynb #edf5b525
+class TextEncoder(nn.Module):
+    "`SentenceEncoder` of an AWD-LSTM in one pass, on texts that are padded at the end"
+    def __init__(self, encoder):
+        super().__init__()
+        self.embedding, self.bptt, self.max_len, self.pad = encoder.module.encoder, encoder.bptt, encoder.max_len, encoder.pad_idx
+        self.rnns = nn.ModuleList(map(self.plain, encoder.module.rnns))
+    @staticmethod
+    def plain(dropped):
+        "The LSTM inside a `WeightDropout`"
+        old, state = dropped.module, dict(dropped.module.named_parameters())
+        new = nn.LSTM(old.input_size, old.hidden_size, batch_first=True)
+        new.load_state_dict({**state, 'weight_hh_l0':dropped.weight_hh_l0_raw})
+        return new
+    def forward(self, tokens):
+        out, there, at = self.embedding(tokens), tokens!=self.pad, torch.arange(tokens.shape[1])
+        for rnn in self.rnns:
+            zeros = out.new_zeros(1, tokens.shape[0], rnn.hidden_size)
+            out = rnn(out, (zeros, zeros))[0]
+        if self.max_len is None: return out, there
+        return out, there & (there.sum(1, keepdim=True) - at//self.bptt*self.bptt <= self.max_len)
+
+class TextHead(nn.Module):
+    "`PoolingLinearClassifier`: the last output, the largest and the average of those that count"
+    def __init__(self, head):
+        super().__init__()
+        self.layers = head.layers
+    def forward(self, x):
+        out, counts = x
+        last = (counts*torch.arange(out.shape[1])).amax(1)
+        rows, hide = torch.arange(out.shape[0]), ~counts[:,:,None]
+        mean = out.masked_fill(hide, 0).sum(1)/counts.sum(1, keepdim=True)
+        return self.layers(torch.cat([out[rows,last], out.masked_fill(hide, -float('inf')).amax(1), mean], 1))
+
+def reads_texts(model):
+    "Is it fastai's text classifier on an AWD-LSTM that goes forward?"
+    if not (isinstance(model, SequentialRNN) and len(model)==2): return False
+    encoder, head = model
+    ours = type(encoder) is SentenceEncoder and type(encoder.module) is AWD_LSTM and type(head) is PoolingLinearClassifier
+    return ours and encoder.module.n_dir==1
+
+def in_one_pass(model):
+    "`model`; if it reads texts, the same in one pass"
+    return nn.Sequential(TextEncoder(model[0]), TextHead(model[1])).eval() if reads_texts(model) else model
+
+# %% ../nbs/12_onnx.ipynb #0b48315a
 @contextmanager
 def _without_steps(dl):
     "`dl` without its `after_batch` inside"
@@ -293,9 +343,9 @@ def some_data(
         raise ExportError("this Learner has no data (was it loaded from an export?): pass some to check the file on, "
                           "`export_onnx(path, dl=learn.dls.test_dl(items))`")
     dl = mine[0] if dl is None else dl
-    return dl.new(shuffle=False, drop_last=False, num_workers=0)
+    return dl.new(shuffle=False, drop_last=False, num_workers=0, **(dict(bs=1) if reads_texts(learn.model) else {}))
 
-# %% ../nbs/12_onnx.ipynb #e16bad84
+# %% ../nbs/12_onnx.ipynb #23da1feb
 def _running(e, model):
     "Path of the last module of `model` whose code was running when `e` came; None if there was none"
     # by their attributes, which the exporter's stand-ins for modules share
@@ -317,7 +367,7 @@ def cause(
     where = f" in `{at}` ({type(model.get_submodule(at)).__name__})" if at else ''
     return f"{type(e).__name__}{where}: {text.splitlines()[0] if text else 'no message'}"
 
-# %% ../nbs/12_onnx.ipynb #5cdb9844
+# %% ../nbs/12_onnx.ipynb #7e869c6d
 def write_onnx(
     graph:Deployed, # On the CPU, in eval mode
     xs:tuple, # Two items, as a caller has them; one where no axis is free
@@ -333,20 +383,31 @@ def write_onnx(
     try:
         with _hushed(), torch.no_grad():
             made = torch.onnx.export(graph, xs, dynamo=True, input_names=graph.inputs.names, output_names=outs,
-                                     dynamic_shapes=(axes,) if any(axes) else None, opset_version=opset, verbose=False)
+                                     dynamic_shapes=(axes,) if any(axes) else None, opset_version=opset, verbose=False,
+                                     optimize=not _reads_on(graph))
             _strip(made.model)
             made.model.metadata_props.update({k:json.dumps(v, default=_plain) for k,v in (about or {}).items()})
             made.save(path)
     except Exception as e: raise ExportError(f"PyTorch's exporter stops with {cause(e, graph.model)}") from e
 
+def _reads_on(graph):
+    """Has it an LSTM? Its output is said to be as long as the example, and the exporter's optimizer believes that. PyTorch also
+    remembers from one export to the next that it took an LSTM apart, step by step of the example: let it forget"""
+    reads = any(isinstance(m, nn.RNNBase) for m in graph.modules())
+    if reads: getattr(torch.ops.aten.lstm.input, '_dispatch_cache', {}).clear()
+    return reads
+
 def _strip(model):
     "Leave out where in whose Python files each operation came from: a third of a small file, and paths of this machine"
     for o in (model.graph, *model.functions.values()):
-        for node in o: node.metadata_props.clear(); node.doc_string = None
+        for node in o:
+            node.metadata_props.clear(); node.doc_string = None
+            if any(n.op_type=='LSTM' for n in o): # its outputs are said to be as long as the example
+                for v in node.outputs: v.shape = v.shape if v.is_graph_output() else None
 
 def _plain(o): return o.item() if hasattr(o, 'item') else str(o)
 
-# %% ../nbs/12_onnx.ipynb #f7a0a69c
+# %% ../nbs/12_onnx.ipynb #0b7bf25a
 class OnnxModel:
     "An ONNX file, run by ONNX Runtime on the CPU; call it with tensors"
     def __init__(self,
@@ -376,7 +437,7 @@ class OnnxModel:
         outs = [torch.cat(o) for o in zip(*outs)]
         return outs[0] if len(outs)==1 else tuple(outs)
 
-# %% ../nbs/12_onnx.ipynb #ace4f87d
+# %% ../nbs/12_onnx.ipynb #50ae7756
 def differing(
     want, # Outputs
     got, # What should equal them
@@ -388,6 +449,8 @@ def differing(
     return max(relative_error(want, got), relative_error(*logs, least=1.))
 
 TOLERANCE = 1e-3 # relative; a right file was seen to differ by 1e-6 to 1e-5 in float32, a wrong one by a percent and up
+
+def _line(e): return ' '.join(str(e).split())[:200]
 
 def check_difference(
     off:float, # Relative
@@ -405,7 +468,7 @@ def _tries(graph, xs, others, path, axes, **kwargs):
         there = OnnxModel(path)
         off = max(differing(y, there.many(*x), kwargs.get('output')) for x,y in others)
     except Exception as e:
-        raise ExportError(f"ONNX Runtime does not run the file: {' '.join(str(e).split())[:200]}") from e
+        raise ExportError(f"ONNX Runtime does not run the file: {_line(e)}") from e
     check_difference(off, 'model')
     return there
 
@@ -430,14 +493,14 @@ def best_export(
     first = None
     for axes in graph.inputs.axes():
         free = sorted({n for d in axes for n in d.values()})
-        sizes = _other_sizes(graph, xs) if 'height' in free else []
-        if 'height' in free and not sizes: continue
+        sizes = _other_sizes(graph, xs) if {'height', 'length'} & set(free) else []
+        if len(free)>1 and not sizes: continue
         say(f"exporting with {', '.join(free) or 'nothing'} free")
         try: return _tries(graph, xs, one+sizes, path, axes, **kwargs)
         except ExportError as e: first = first or e
     raise first
 
-# %% ../nbs/12_onnx.ipynb #8e3af3d6
+# %% ../nbs/12_onnx.ipynb #fba2e90b
 @dataclass
 class ExportReport:
     "What is in the file, and the proof that it answers what the Learner answers"
@@ -476,7 +539,7 @@ class ExportReport:
     def __repr__(self): return as_text(self.title, ('',''), self.rows())
     def _repr_html_(self): return as_html(self.title, ('',''), self.rows())
 
-# %% ../nbs/12_onnx.ipynb #67038054
+# %% ../nbs/12_onnx.ipynb #5e892020
 _START = """import json, numpy as np, onnxruntime
 {more}session = onnxruntime.InferenceSession({path!r})
 about = {{k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}}
@@ -493,6 +556,10 @@ _ROW = """row = {item}
 codes = [known.index(row[n]) if row[n] in known else 0 for n, known in about['categories'].items()]
 feed = dict({feed})
 """
+_TEXT = """tokens = {item!r}.split() # as the Learner's tokenizer makes them of a text
+known = {{t: i for i, t in enumerate(about['tokens'])}}
+feed = dict({name}=np.array([[known.get(t, 0) for t in tokens]])) # shorter texts end in about['pad']
+"""
 _END = """answer = session.run(None, feed)[0][0]
 """
 _SAID = dict(
@@ -501,7 +568,7 @@ _SAID = dict(
     mask="print(np.unique(answer.argmax(0), return_counts=True)) # the class of each pixel",
     values="print(answer.tolist())")
 
-# %% ../nbs/12_onnx.ipynb #25806083
+# %% ../nbs/12_onnx.ipynb #6850cc8c
 def _picture_code(r, item):
     "The import and the lines for a picture"
     crop = 'w, h' if r.about['resize']=='squish' else 'int(scale*to_w), int(scale*to_h)'
@@ -521,6 +588,10 @@ def _row_code(r, item):
                  numbers="numbers=np.array([[row[n] for n in about['numbers']]], dtype=np.float64)")
     return '', _ROW.format(item='{' + ', '.join(cells) + '}', feed=', '.join(parts[o[0]] for o in r.inputs))
 
+def _text_code(r, item):
+    "The lines for a text, which is tokens with spaces between them"
+    return '', _TEXT.format(item=item or f"xxbos {r.about['tokens'][-1]}", name=r.inputs[0][0])
+
 def _tensor_code(r, item):
     "The lines for anything else: zeros in the right shapes"
     kinds = {'float':'float32', 'double':'float64'}
@@ -538,13 +609,14 @@ def answers(self:ExportReport):
 
 @patch
 def code(self:ExportReport,
-    item=None # Picture file, or row (a dict or Series), to answer for
+    item=None # Picture file, row (a dict or Series), or tokens with spaces between them, to answer for
 )->str:
     "A program that uses the file with nothing but numpy, ONNX Runtime and, for pictures, Pillow"
-    more, feed = dict(picture=_picture_code, table=_row_code, tensors=_tensor_code)[self.about['kind']](self, item)
+    makes = dict(picture=_picture_code, table=_row_code, text=_text_code, tensors=_tensor_code)
+    more, feed = makes[self.about['kind']](self, item)
     return _START.format(more=more, path=os.path.basename(self.path)) + feed + _END + _SAID[self.answers]
 
-# %% ../nbs/12_onnx.ipynb #60fd72bc
+# %% ../nbs/12_onnx.ipynb #b4e01d13
 def _first(b, n): return b.iloc[:n] if isinstance(b, TabularPandas) else tuple(o[:n] for o in tuplify(b))
 
 def inputs_of(
@@ -594,7 +666,7 @@ def folded_copy(
         if kwargs: raise # what was asked for cannot be had
         return own_model(learn.model), f'not folded: {e}'
 
-# %% ../nbs/12_onnx.ipynb #e4b36f74
+# %% ../nbs/12_onnx.ipynb #23bde089
 def _output_name(act, out):
     "`probabilities` or `values`, by what `act` does to wild numbers in the shape of `out`"
     try: got = act(torch.linspace(-9, 9, out.numel()).view_as(out))
@@ -611,16 +683,17 @@ def _facts(learn, inputs, dl, b, **more):
     "The file's metadata"
     from fastai_bnfold import __version__
     kind = 'table' if isinstance(inputs, TableInputs) else 'picture' if inputs.pictures==[True] else 'tensors'
+    if reads_texts(learn.model): kind, more = 'text', dict(**more, tokens=list(learn.dls.vocab[0]), pad=learn.model[0].pad_idx)
     versions = dict(fastai_bnfold=__version__, fastai=fastai.__version__, torch=str(torch.__version__))
     known = dict(kind=kind, vocab=_vocab(learn.dls), threshold=getattr(learn.loss_func, 'thresh', None))
     return dict(**known, **more, **inputs.about(dl, b), versions=versions)
 
-# %% ../nbs/12_onnx.ipynb #10352667
+# %% ../nbs/12_onnx.ipynb #0a94cc9d
 def _compared(learn, there, inputs, raws, wants):
     "(items, largest error, share of equal answers; None if they are not classes) over all batches, and on one item"
-    gots, decodes = [there.many(*inputs.given(b)) for b in raws], getcallable(learn.loss_func, 'decodes')
-    plain = lambda o: o.as_subclass(Tensor).cpu()
-    one = there(*inputs.given(_first(raws[0], 1)))
+    plain, decodes = lambda o: o.as_subclass(Tensor).cpu(), getcallable(learn.loss_func, 'decodes')
+    try: gots, one = [there.many(*inputs.given(b)) for b in raws], there(*inputs.given(_first(raws[0], 1)))
+    except Exception as e: raise ExportError(f"the file does not take other data than it was exported with: {_line(e)}") from e
     first = [o[:1] for o in tensors_in(wants[0])]
     err = max(differing(w, g, there.about['output']) for w,g in zip([first, *wants], [one, *gots]))
     both = [(w,g) for w,g in zip(wants, gots) if isinstance(w, Tensor) and isinstance(g, Tensor)]
@@ -634,7 +707,7 @@ def _check_path(path):
     if os.path.isdir(path): raise ExportError(f"{path} is a folder: give the name of a file")
     if not os.path.isdir(path.parent): raise ExportError(f"{path}: there is no folder {path.parent}")
 
-# %% ../nbs/12_onnx.ipynb #8bbb45ba
+# %% ../nbs/12_onnx.ipynb #7b7446d6
 @contextmanager
 def whole_file(
     path:Path # What it will be called; replaced if it is there
@@ -653,7 +726,7 @@ def whole_file(
     finally:
         if part and os.path.exists(part): os.remove(part)
 
-# %% ../nbs/12_onnx.ipynb #facf092f
+# %% ../nbs/12_onnx.ipynb #dc62b9fd
 def _timed(learn, graph, there, xs):
     "`Timings` of one item by the Learner's model, on the CPU, and by ONNX Runtime"
     on_cpu = all(p.device.type=='cpu' for p in learn.model.parameters())
@@ -673,7 +746,7 @@ def _reported(learn, there, graph, raws, wants, path, timeit, say):
 
 def _two(xs): return tuple(torch.cat([x, x])[:2] for x in xs)
 
-# %% ../nbs/12_onnx.ipynb #b4d60497
+# %% ../nbs/12_onnx.ipynb #ce3f8881
 @patch
 def export_onnx(self:Learner,
     path:str|Path='model.onnx', # File to write; replaced if it is there
@@ -688,13 +761,13 @@ def export_onnx(self:Learner,
     "Write a file that answers what `predict` does, the Learner unchanged; ExportError, and no file, if it differs"
     check_installed()
     _check_path(path := Path(path))
-    with _unnoticed(self), whole_file(path) as part:
-        raws = raw_batches(dl := some_data(self, dl), batches)
+    with _unnoticed(self), untouched(self.model), whole_file(path) as part:
+        raws = raw_batches(dl := some_data(self, dl), batches*(16 if reads_texts(self.model) else 1))
         inputs, wants = inputs_of(self, dl, raws[0]), [predictions(self, dl, b) for b in raws]
         xs = _two(inputs.given(raws[0]))
         say('folding a copy')
         model, folded = folded_copy(self, fold, inputs(*xs), **kwargs)
-        graph = Deployed(inputs, model, activation(self)).eval()
+        graph = Deployed(inputs, in_one_pass(model), activation(self)).eval()
         out = _output_name(graph.act, tensors_in(wants[0])[0])
         about = _facts(self, inputs, dl, raws[0], folded=folded, output=out)
         there = best_export(graph, xs, part, say, output=out, about=about, opset=opset)

@@ -114,7 +114,7 @@ def test_nothing_to_fold(here, capsys):
     assert call("without.pkl") == DONE and Path("without_folded.pkl").exists()
     assert "no BatchNorm layers: nothing to fold" in capsys.readouterr().out
 
-@pytest.mark.parametrize("kind", ["vision", "tabular"])
+@pytest.mark.parametrize("kind", ["vision", "tabular", "text"])
 def test_onnx(here, kind, capsys):
     before = contents()
     assert call(f"{kind}.pkl", "--onnx", items=given[kind]) == DONE
@@ -126,7 +126,11 @@ def test_onnx(here, kind, capsys):
     assert call(f"{kind}.pkl", "--onnx", "--force", "--timeit", "--out", f"{kind}.onnx", items=given[kind]) == DONE
     assert "by ONNX Runtime" in capsys.readouterr().out
 
-def test_onnx_refused(here, capsys): fails(capsys, contents(), REFUSED, call("text.pkl", "--onnx", items=given["text"]), "text.pkl is not exported", "0.module")
+def test_onnx_refused(here, capsys, monkeypatch):
+    "With fastai's own encoder, which cannot be exported"
+    from fastai_bnfold import deploy
+    monkeypatch.setattr(deploy, "in_one_pass", lambda model: model)
+    fails(capsys, contents(), REFUSED, call("text.pkl", "--onnx", items=given["text"]), "text.pkl is not exported", "0.module")
 
 def test_onnx_is_not_installed(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
