@@ -536,8 +536,8 @@ class ExportReport:
 
     @property
     def title(self): return f'{self.path}: verified'
-    def __repr__(self): return as_text(self.title, ('',''), self.rows())
-    def _repr_html_(self): return as_html(self.title, ('',''), self.rows())
+    def __repr__(self): return as_text(self.title, ('what','figure'), self.rows())
+    def _repr_html_(self): return as_html(self.title, ('what','figure'), self.rows())
 
 # %% ../nbs/12_onnx.ipynb #5e892020
 _START = """import json, numpy as np, onnxruntime
