@@ -8,4 +8,4 @@ cfg = cfg["DEFAULT"]
 lines = lambda key: [o for o in cfg[key].splitlines() if o.strip()]
 
 setup(author=cfg["author"], license=cfg["license"], keywords=cfg["keywords"].split(), classifiers=lines("classifiers"),
-      install_requires=lines("requirements"), extras_require={"dev": lines("dev_requirements")})
+      install_requires=lines("requirements"), extras_require={o: lines(f"{o}_requirements") for o in ("onnx", "dev")})

@@ -5,7 +5,9 @@ from .plan import FoldError, FoldEntry, FoldPlan
 from .report import FoldReport
 from .collapse import Collapsed
 from .fold import BNFolder
-from .bench import bench, Timings
+from .bench import bench, engines, Timings
 from .learner import BNFoldCallback
+from .deploy import ExportError, ExportReport
 
-__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'register_op', 'FoldReport', 'BNFolder', 'Collapsed', 'bench', 'Timings', 'BNFoldCallback']
+__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'register_op', 'FoldReport', 'BNFolder', 'Collapsed', 'bench', 'engines', 'Timings', 'BNFoldCallback',
+           'ExportError', 'ExportReport']

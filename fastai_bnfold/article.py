@@ -20,8 +20,8 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore', FutureWarning)
     from fastai.vision.all import *
 from .learner import *
-from .bench import bench, human
-from .plan import as_html, as_text
+from .bench import _made, bench, human
+from .report import as_html, as_text
 from .report import FoldReport
 import torchvision
 from matplotlib.figure import Figure
@@ -148,6 +148,14 @@ def one_image(
     x = dls.valid.one_batch()[0][:1].as_subclass(Tensor).cpu()
     return x if x.shape[-1] == size else F.interpolate(x, (size, size), mode='bilinear')
 
+def _timed(nets, x, **kw):
+    "`Timings` of `nets` on `x`, and of the folded one in ONNX Runtime if all is on the CPU"
+    on_cpu = all(p.device.type == 'cpu' for m in nets.values() for p in m.parameters())
+    made, notes = _made(nets['folded'], (x,), ('ONNX Runtime',), noop) if on_cpu and 'folded' in nets else ({}, [])
+    r = bench({**nets, **made}, x, **kw)
+    r.notes = notes
+    return r
+
 def time_nets(
     nets:dict, # Name and model; the first is what the others are compared with
     dls:DataLoaders, # Where the image comes from
@@ -155,8 +163,8 @@ def time_nets(
     bar=noop, # Wraps `sizes` in a progress bar
     **kw, # For `bench`
 )->dict: # Size and `Timings`
-    "Time `nets` on one image of each size, in turns"
-    return {s: bench(nets, one_image(dls, s), **kw) for s in bar(sizes)}
+    "Time `nets` on one image of each size, in turns, and what is 'folded' in ONNX Runtime too"
+    return {s: _timed(nets, one_image(dls, s), **kw) for s in bar(sizes)}
 
 # %% ../nbs/19_article.ipynb #8dec5072
 def article_rows(
@@ -170,22 +178,27 @@ def article_rows(
             'valid_loss': pair('loss'), 'accuracy': pair('accuracy')}
 
 # %% ../nbs/19_article.ipynb #3dc43f16
-def _timing_row(size, t):
-    "Cells on one image of `size` px"
-    r, lo, hi = t.ratio('folded')
-    return f'one image, {size} px', human(t.median('unfolded')), human(t.median('folded')), f'ratio {r:.3f} ({lo:.3f} to {hi:.3f}), {t.verdict("folded")}'
+def _timing_row(what, t, name):
+    "Cells on one image by `name`"
+    r, lo, hi = t.ratio(name)
+    return what, human(t.median('unfolded')), human(t.median(name)), f'ratio {r:.3f} ({lo:.3f} to {hi:.3f}), {t.verdict(name)}'
+
+def _timing_rows(times):
+    "Rows on one image of each size: folded, then the same in ONNX Runtime"
+    rows = [_timing_row(f'one image, {s} px', t, 'folded') for s,t in times.items()]
+    return rows + [_timing_row(f'one image, {s} px, ONNX Runtime', t, 'ONNX Runtime') for s,t in times.items() if 'ONNX Runtime' in t.names]
 
 @dataclass(repr=False)
 class Result:
     "One network of the article, as measured here"
     name:str # Of the network; finds the article's figures
     report:FoldReport # Of `fold_bn(validate=True)`
-    times:dict=field(default_factory=dict) # Size and `Timings` of 'unfolded' and 'folded'
+    times:dict=field(default_factory=dict) # Size and `Timings` of 'unfolded', 'folded' and, where it could be had, 'ONNX Runtime'
 
     def rows(self):
         "Cells of the table: what, before, after, change, the article's"
         rows, theirs = list(self.report.rows()), article_rows(self.name)
-        rows[2:2] = [_timing_row(*o) for o in self.times.items()] + ([('one image, its GPU', '', '', '')] if theirs else [])
+        rows[2:2] = _timing_rows(self.times) + ([('one image, its GPU', '', '', '')] if theirs else [])
         return [(*r, *([theirs.get(r[0], '')] if theirs else [])) for r in rows]
 
     @property
@@ -202,7 +215,7 @@ def plot_times(
 ): # The figure
     "The distributions of single-image times, unfolded and folded"
     n = max(len(r.times) for r in results)
-    fig = Figure(figsize=(5.5*n, 2.1*len(results)), layout='constrained')
+    fig = Figure(figsize=(5.5*n, 2.5*len(results)), layout='constrained')
     for r, axs in zip(results, fig.subplots(len(results), n, squeeze=False)):
         for ax, (s, t) in zip(axs, r.times.items()): t.plot(ax).set_title(f'{r.name}, one image, {s} px', fontsize=10)
     if path: fig.savefig(path, dpi=120)

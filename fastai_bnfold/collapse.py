@@ -360,7 +360,7 @@ def one_conv(
 
 def _text(c): return f"{type(c).__name__}({c.in_channels}, {c.out_channels}, {'x'.join(map(str, c.kernel_size))}{f', groups={c.groups}' if c.groups>1 else ''})"
 
-# %% ../nbs/13_collapse.ipynb #93af542f
+# %% ../nbs/13_collapse.ipynb #d0326612
 def collapsing(
     model:nn.Module, # Nothing is changed
     blocks:dict # From `find_blocks`
@@ -372,6 +372,7 @@ def collapsing(
         parts = [*kids(b.before), conv, *kids(b.after)]
         new[p] = nn.Sequential(*parts) if len(parts)>1 else conv
         if len(parts)>1: new[p].training = mods[p].training
+        new[p]._bnfolded = True # as on what is left of a BatchNorm
         changes += [Change(slots, k, mods[p], new[p], conv.weight) for slots,k in places[id(mods[p])]]
         said.insert(0, Collapsed(p, b.convs, _text(conv)))
     return changes,said

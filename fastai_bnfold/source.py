@@ -163,12 +163,12 @@ def _made_here(name, function):
     arguments = [a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)]
     return bool(given) and name not in arguments and all(isinstance(n.value, made) for n in given)
 
-# %% ../nbs/04_source.ipynb #cfcb17e1
+# %% ../nbs/04_source.ipynb #14e9e7d3
 class Reached:
     "How the code of module `m`, as far as its `forward` leads, speaks of its children"
     def __init__(self, m:nn.Module):
         self.inside,self.items,self.all,self.stores,self.stores_elsewhere = set(),set(),False,False,False
-        self.functions,self.todo,seen = functions_of(m),['forward'],set()
+        self.functions,self.todo,self.nodes,seen = functions_of(m),['forward','__call__'],[],set()
         while self.todo:
             if (name := self.todo.pop()) in seen: continue
             seen.add(name)
@@ -177,6 +177,7 @@ class Reached:
     def read(self, f):
         "Read function `f`"
         nodes = _nodes(f)
+        self.nodes += nodes
         if not nodes: self.all = True
         for node in nodes:
             me = [a.arg for a in (*node.args.posonlyargs, *node.args.args)][:1]
@@ -227,11 +228,10 @@ def units(m:nn.Module)->list:
     for name,child in m.named_children(): add(name, child, name not in r.inside|r.items)
     return found
 
-# %% ../nbs/04_source.ipynb #7730ad61
+# %% ../nbs/04_source.ipynb #bfd6b12b
 def uses_part_of(m:nn.Module, name:str)->bool:
-    "Does the code of `m`, but for its constructor, use a part of something that it calls `name`, as in `self.block.conv` or `net.block[0]`?"
-    nodes = [n for f,fs in functions_of(m).items() if f!='__init__' for o in fs for root in _nodes(o) for n in ast.walk(root)]
-    used = [n.parent for n in nodes if isinstance(n, ast.Attribute) and n.attr==name]
+    "Does the code that the forward of `m` leads to use a part of something called `name`, as in `self.block.conv` or `net.block[0]`?"
+    used = [n.parent for root in Reached(m).nodes for n in ast.walk(root) if isinstance(n, ast.Attribute) and n.attr==name]
     return any(isinstance(up, (ast.Attribute,ast.Subscript)) for up in used)
 
 # %% ../nbs/04_source.ipynb #f358f57a

@@ -255,7 +255,7 @@ def _may_absorb(g, path, flow, end, into_bn):
     if len(flow.ends)==1: raise Stop('between', "{call} between it and the next layer"+_detail(end.stop), end.call)
     raise Stop('also read', "its output also feeds {call}"+_detail(end.stop), end.call)
 
-# %% ../nbs/08_ways.ipynb #39be6f30
+# %% ../nbs/08_ways.ipynb #d1201327
 @dataclass
 class Term:
     "One term of a sum"
@@ -264,10 +264,11 @@ class Term:
     call: int|None # The call of the absorber that makes it, if one does
 
 def operands(call):
-    "The two operands of an addition or subtraction, each with its sign; None if `call` is neither, or one is no tensor"
+    "The operands of an addition or subtraction, each with its sign; None if `call` is neither, or one is a number other than zero"
     signs,given = op(call.name).signs,(call.args+tuple(call.kwargs.values()))[:2]
     if not signs or call.kwargs.get('alpha', 1)!=1 or len(given)<2 or len(call.overwrites)>1: return None
-    return list(zip((a.v for a in given), signs)) if all(isinstance(a, Ref) for a in given) else None
+    if not all(isinstance(a, Ref) or type(a) in (int,float) and a==0 for a in given): return None
+    return [(a.v, s) for a,s in zip(given, signs) if isinstance(a, Ref)]
 
 def only_reader(g:Graph, v:int):
     "The number of the one call that sees value `v`; None if there are others"

@@ -159,7 +159,7 @@ def test_whole_run_on_a_folder(tmp_path):
     code, out, err = run("--nets", "tiny", "--data", folder(tmp_path/"d", ["a", "b", "c"]), "--epochs", 1, "--out", tmp_path/"out")
     assert code == 0, err
     assert out.startswith(f"Data: the images in {tmp_path/'d'}") and "3 classes, so parameters differ" in out.splitlines()[0]
-    for o in ("one image, 160 px", "one image, 224 px", "valid_loss", "accuracy", "removed"): assert o in out
+    for o in ("one image, 160 px", "one image, 224 px", "one image, 224 px, ONNX Runtime", "valid_loss", "accuracy", "removed"): assert o in out
     assert Image.open(tmp_path/"out/times.png").width > 500
 
 def test_first_line_says_which_data(tmp_path):
@@ -173,7 +173,7 @@ def test_figures_of_a_run(tmp_path):
     (_, l0, l1), (_, a0, a1) = r.report.valid
     assert a0 == a1 and abs(l1/l0 - 1) <= 1e-5 and (r.report.bn_before, r.report.bn_after) == (2, 0)
     assert r.report.params_before - r.report.params_after == 2*8 + 16
-    assert list(r.times) == [32, 224] and all(t.names == ["unfolded", "folded"] for t in r.times.values())
+    assert list(r.times) == [32, 224] and all(t.names == ["unfolded", "folded", "ONNX Runtime"] for t in r.times.values())
 
 def test_the_article_stands_beside(tmp_path):
     dls = get_dls(find_data("digits", tmp_path, n=100), bs=16)

@@ -111,7 +111,7 @@ def test_results_survive_a_file(tmp_path):
     r.to_json(tmp_path/'r.json')
     back = Timings.from_json(tmp_path/'r.json')
     assert back.machine == r.machine and back.median('a') == pytest.approx(r.median('a'), abs=1e-9)
-    assert set(json.loads((tmp_path/'r.json').read_text())) == {'times', 'machine', 'copy'}
+    assert set(json.loads((tmp_path/'r.json').read_text())) == {'times', 'machine', 'copy', 'notes'}
 
 
 def test_the_limit_has_the_folded_models_layers():

@@ -1,5 +1,5 @@
 "The command line: every kind of export, what it writes and what it leaves alone, and how each error ends."
-import os, shutil, subprocess, sys, types, warnings
+import os, shutil, subprocess, sys, time, types, warnings
 from functools import partial
 from pathlib import Path
 import pytest, torch
@@ -45,12 +45,15 @@ def for_preds(kind): return dict(tabular=lambda: table().drop(columns="class")).
 
 def paths(kind, items): return [Path(o) for o in items] if kind in ("vision", "unet") else items
 
+def phases(lines): return all(o.startswith("bnfold: ") and o.endswith(" ...") for o in lines)
+
 def fails(capsys, before, code, got, *says):
-    "Exit code `code`, one line on stderr that says all of `says`, nothing on stdout, no file changed"
+    "Exit code `code`, phases and then one line on stderr that says all of `says`, nothing on stdout, no file changed"
     out, err = capsys.readouterr()
     assert got == code and out == ""
-    assert err.startswith("bnfold: error: ") and err.count("\n") == 1 and "Traceback" not in err
-    for o in says: assert o in err
+    *before_it, line = err.splitlines()
+    assert line.startswith("bnfold: error: ") and phases(before_it) and "Traceback" not in err
+    for o in says: assert o in line
     assert contents() == before
 
 # ---------------------------------------------------------------- done
@@ -59,7 +62,7 @@ def test_folds(here, kind, capsys):
     before = contents()
     assert call(f"{kind}.pkl", items=given[kind]) == DONE
     out, err = capsys.readouterr()
-    assert "BatchNorm layers" in out and f"wrote {kind}_folded.pkl" in out and err == ""
+    assert "BatchNorm layers" in out and f"wrote {kind}_folded.pkl" in out and phases(err.splitlines()) and "loading" in err
     after = contents()
     assert after.pop(f"{kind}_folded.pkl") and after == before
     n, m = (len(bn_layers(loaded(f).model)) for f in (f"{kind}.pkl", f"{kind}_folded.pkl"))
@@ -96,9 +99,74 @@ def test_out_force_and_times(here, capsys, monkeypatch):
     assert call("vision.pkl", "--out", "deep/a.pkl", "--force") == DONE
     assert isinstance(loaded("deep/a.pkl"), Learner) and os.listdir("deep") == ["a.pkl"]
 
+def test_folded_already(here, capsys):
+    assert call("vision.pkl") == DONE
+    before = contents()
+    assert call("vision_folded.pkl") == DONE
+    assert "vision_folded.pkl is folded already; nothing was written" in capsys.readouterr().out and contents() == before
+    assert call("vision_folded.pkl", "--out", "here.pkl") == DONE and isinstance(loaded("here.pkl"), Learner)
+
 def test_nothing_to_fold(here, capsys):
-    assert call("vision.pkl") == DONE and call("vision_folded.pkl") == DONE
-    assert Path("vision_folded_folded.pkl").exists()
+    "Never folded, and no BatchNorm in it: a script that waits for the file finds it"
+    learn = loaded("vision.pkl")
+    for n in bn_layers(learn.model): learn.model.set_submodule(n, torch.nn.Identity())
+    learn.export(here/"without.pkl")
+    assert call("without.pkl") == DONE and Path("without_folded.pkl").exists()
+    assert "no BatchNorm layers: nothing to fold" in capsys.readouterr().out
+
+@pytest.mark.parametrize("kind", ["vision", "tabular", "text"])
+def test_onnx(here, kind, capsys):
+    before = contents()
+    assert call(f"{kind}.pkl", "--onnx", items=given[kind]) == DONE
+    out, err = capsys.readouterr()
+    assert f"wrote {kind}.onnx" in out and f"{kind}.onnx: verified" in out and "one item" not in out and phases(err.splitlines()) and "exporting with batch" in err
+    after = contents()
+    assert after.pop(f"{kind}.onnx") and after == before
+    fails(capsys, contents(), USAGE, call(f"{kind}.pkl", "--onnx", items=given[kind]), f"{kind}.onnx exists", "--force")
+    assert call(f"{kind}.pkl", "--onnx", "--force", "--timeit", "--out", f"{kind}.onnx", items=given[kind]) == DONE
+    assert "by ONNX Runtime" in capsys.readouterr().out
+
+def test_onnx_refused(here, capsys, monkeypatch):
+    "With fastai's own encoder, which cannot be exported"
+    from fastai_bnfold import deploy
+    monkeypatch.setattr(deploy, "in_one_pass", lambda model: model)
+    fails(capsys, contents(), REFUSED, call("text.pkl", "--onnx", items=given["text"]), "text.pkl is not exported", "0.module")
+
+def test_onnx_is_not_installed(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    fails(capsys, contents(), REFUSED, call("vision.pkl", "--onnx"), "not installed: onnxruntime", "pip install 'fastai-bnfold[onnx]'")
+
+def test_engines(here, capsys, monkeypatch):
+    from fastai_bnfold import bench
+    monkeypatch.setattr(bench, "ENGINES", {k: v for k, v in bench.ENGINES.items() if k != "torch.compile"})
+    monkeypatch.setitem(bench.engines.__kwdefaults__, "kinds", tuple(bench.ENGINES))
+    before = contents()
+    assert call("vision.pkl", "--engines") == DONE
+    out, err = capsys.readouterr()
+    assert contents() == before and phases(err.splitlines())
+    for o in ("as given", "eager", "channels-last", "ONNX Runtime", "fastest: "): assert o in out
+    assert "making ONNX Runtime" in err
+
+@pytest.mark.parametrize("verb, args", [("fold_bn", []), ("fold_plan", ["--plan"]), ("export_onnx", ["--onnx"])])
+def test_keep_is_passed_on(here, capsys, monkeypatch, verb, args):
+    "As it is given, and only if it is given"
+    import fastai_bnfold.deploy
+    seen = []
+    def f(self, *xs, **kw): seen.append(kw); raise learner.FoldError("seen")
+    monkeypatch.setattr(Learner, verb, f)
+    assert call("vision.pkl", *args, "--keep", "0.*", "--keep", "1.2") == REFUSED and call("vision.pkl", *args) == REFUSED
+    assert seen[0]["keep"] == ["0.*", "1.2"] and "keep" not in seen[1]
+
+def test_version(capsys):
+    import fastai_bnfold
+    with pytest.raises(SystemExit) as e: bnfold(["--version"])
+    assert e.value.code == 0 and capsys.readouterr().out == f"bnfold {fastai_bnfold.__version__}\n"
+
+@pytest.mark.parametrize("args", [["m"*300 + ".pkl"], ["vision.pkl", "--out", "o"*300 + ".pkl"], ["vision.pkl", "--out", "o"*300 + "/o.pkl"]], ids=["model", "out", "folder"])
+def test_names_that_are_too_long(here, capsys, args): fails(capsys, contents(), USAGE, call(args[0], *args[1:]), "File name too long", "choose another name")
+
+def test_a_name_that_is_just_short_enough(here):
+    assert call("vision.pkl", "--out", "o"*250 + ".pkl") == DONE and Path("o"*250 + ".pkl").exists()
 
 def test_permissions(here):
     os.chmod("vision.pkl", 0o640)
@@ -109,7 +177,7 @@ def test_loads_without_this_library(here):
     exe = Path(sys.executable).with_name("bnfold")
     cmd = [str(exe)] if exe.exists() else [sys.executable, "-c", "import sys; from fastai_bnfold.cli import bnfold; sys.exit(bnfold())"]
     res = subprocess.run([*cmd, "vision.pkl", "--item", "pics/cat/0.png"], capture_output=True, text=True)
-    assert res.returncode == 0 and "wrote vision_folded.pkl" in res.stdout and res.stderr == ""
+    assert res.returncode == 0 and "wrote vision_folded.pkl" in res.stdout and phases(res.stderr.splitlines())
     code = ("import sys; sys.modules['fastai_bnfold'] = None\nimport warnings; warnings.filterwarnings('ignore')\n"
             "from fastai.vision.all import *\nlearn = load_learner('vision_folded.pkl')\n"
             "with learn.no_bar(), learn.no_logging(): print(*learn.predict(Path('pics/cat/0.png'))[2].tolist())")
@@ -122,12 +190,15 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as e: bnfold(["--help"])
     out = capsys.readouterr().out
     assert e.value.code == 0
-    for o in ("--item", "--plan", "--out", "--force", "--timeit", "exit codes", "runs code", "column:value", "examples"): assert o in out
+    for o in ("--item", "--plan", "--out", "--force", "--timeit", "--keep", "--onnx", "--engines", "--version", "exit codes", "runs code", "column:value", "examples"): assert o in out
 
 def test_help_is_quick():
     "Neither torch nor fastai is imported for it"
     code = "import sys\nfrom fastai_bnfold.cli import bnfold\nbnfold(['no.pkl', '--item', 'a'])\nprint([o for o in ('torch', 'fastai', 'pandas') if o in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    start = time.perf_counter()
+    assert subprocess.run([sys.executable, "-c", "from fastai_bnfold.cli import bnfold\nbnfold(['--help'])"], capture_output=True).returncode == 0
+    assert time.perf_counter()-start < 1
 
 # ---------------------------------------------------------------- errors
 @pytest.mark.parametrize("args, says", [
@@ -138,6 +209,8 @@ def test_help_is_quick():
     (["no.pkl", "--item", "a"], ["no.pkl: no such file", "learn.export()"]),
     (["pics", "--item", "a"], ["pics is not a file"]),
     (["vision.pkl", "--item", "a", "--plan", "--out", "b"], ["leave out --out"]),
+    (["vision.pkl", "--item", "a", "--plan", "--onnx"], ["leave out --onnx"]),
+    (["vision.pkl", "--item", "a", "--engines", "--timeit"], ["leave out --timeit"]),
     (["vision.pkl", "--item", "a", "--out", "no/b.pkl"], ["no folder no", "--out"]),
     (["vision.pkl", "--item", "a", "--out", "pics"], ["pics is a folder"]),
     (["rows.csv", "--item", "a"], ["rows.csv does not load", "learn.export()"]),
@@ -159,7 +232,9 @@ def test_not_a_learner(here, capsys):
     torch.save(learn.model.state_dict(), "weights.pkl"); torch.save(learn.dls, "dls.pkl")
     Path("empty.pkl").touch(); Path("cut.pkl").write_bytes(Path("vision.pkl").read_bytes()[:9000])
     capsys.readouterr()
-    for f in ("weights", "dls", "empty", "cut"): fails(capsys, contents(), USAGE, call(f"{f}.pkl"), f"{f}.pkl", "Learner", "learn.export()")
+    torch.save(dict(model=learn.model.state_dict(), opt=None), "saved.pkl"); torch.save(learn.model, "model.pkl")
+    for f in ("dls", "empty", "cut", "model"): fails(capsys, contents(), USAGE, call(f"{f}.pkl"), f"{f}.pkl", "Learner", "learn.export()")
+    for f in ("weights", "saved"): fails(capsys, contents(), USAGE, call(f"{f}.pkl"), f"{f}.pkl holds a state dict", "learn.export()")
 
 def test_module_not_found(here, capsys, monkeypatch):
     mod = types.ModuleType("mymodel")

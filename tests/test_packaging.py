@@ -36,9 +36,9 @@ def meta(wheel): return Parser().parsestr(in_info(wheel, "METADATA"))
 def settings(key): return {o.strip() for o in re.search(rf"^{key} =\n((?: +.+\n?)+)", (root/"settings.ini").read_text(), re.M)[1].splitlines()}
 
 def requires(meta, extra):
-    "The required distributions, as written, with or without the extra"
+    "The required distributions, as written, of an extra; None: those without one"
     reqs = [re.split(r"\s*;\s*", o) for o in meta.get_all("Requires-Dist")]
-    return {o[0] for o in reqs if (len(o) > 1 and 'extra ==' in o[1]) == extra}
+    return {o[0] for o in reqs if (re.search(r"extra == .(\w+)", o[1])[1] if len(o) > 1 and "extra ==" in o[1] else None) == extra}
 
 def test_name_and_version(meta, dist):
     assert (meta["Name"], meta["Version"]) == ("fastai-bnfold", fastai_bnfold.__version__)
@@ -51,9 +51,9 @@ def test_who_and_on_what_terms(meta, wheel):
 def test_python(meta): assert meta["Requires-Python"] == ">=3.10"
 
 def test_requirements_are_those_of_settings(meta):
-    assert requires(meta, extra=False) == settings("requirements") != set()
-    assert requires(meta, extra=True) == settings("dev_requirements") != set()
-    assert meta.get_all("Provides-Extra") == ["dev"]
+    assert requires(meta, extra=None) == settings("requirements") != set()
+    for o in ("dev", "onnx"): assert requires(meta, extra=o) == settings(f"{o}_requirements") != set()
+    assert sorted(meta.get_all("Provides-Extra")) == ["dev", "onnx"]
 
 def test_urls(meta):
     urls = dict(o.split(", ") for o in meta.get_all("Project-URL"))

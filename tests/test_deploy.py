@@ -1,0 +1,255 @@
+"`learn.export_onnx`: every kind of Learner, against its own predictions, in a process without fastai; and what leaves no file."
+import json, os, subprocess, sys
+from copy import deepcopy
+import numpy as np, pytest, torch
+from pathlib import Path
+from torch import nn
+from fastai.vision.all import (AdaptiveAvgPool, BCEWithLogitsLossFlat, CategoryBlock, ConvLayer, DataBlock, DataLoaders, Flatten, ImageBlock, Learner, MSELossFlat, MultiCategoryBlock, Normalize, PILImage,
+    PILImageBW, RandomSplitter, RegressionBlock, ResBlock, Resize, aug_transforms, imagenet_stats, mkdir, parent_label)
+from fastai.tabular.all import Categorify, FillMissing, Normalize, TabularDataLoaders, tabular_learner
+from fastai.learner import load_learner
+import fastai_bnfold.deploy as deploy
+from fastai_bnfold.deploy import ExportError, OnnxModel, relative_error
+from fastai_bnfold.all import FoldError
+from learners import images, learner_state, quiet, seeded, table, trained
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+BLOCKED = "import sys\nfor o in ('torch', 'fastai', 'fastcore', 'pandas', 'fastai_bnfold'): sys.modules[o] = None\n"
+SEEN = "\nassert not [o for o in ('torch', 'fastai') if sys.modules.get(o)]"
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    "Trained Learners by kind, made once"
+    path = tmp_path_factory.mktemp('made')
+    return {k: trained(k, path/k) for k in ('vision', 'tabular', 'unet', 'text')}
+
+def elsewhere(program, path):
+    "What `program` prints in folder `path`, where torch and fastai cannot be imported"
+    res = subprocess.run([sys.executable, '-c', BLOCKED + program + SEEN], cwd=path, capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    return res.stdout.strip()
+
+def export(learn, path, **kw): return learn.export_onnx(path/'m.onnx', **{**dict(timeit=False), **kw})
+
+# ---------------------------------------------------------------- every kind
+@pytest.mark.parametrize('fold', [True, False])
+@pytest.mark.parametrize('kind', ['vision', 'tabular', 'unet', 'text'])
+def test_answers_what_the_learner_answers(made, kind, fold, tmp_path):
+    learn = made[kind]
+    before = learner_state(learn)
+    r = export(learn, tmp_path, fold=fold)
+    assert learner_state(learn) == before
+    assert r.max_rel_err < 1e-4 and r.top1 == 1. and r.items == len(learn.dls.valid_ds)
+    assert r.size == (tmp_path/'m.onnx').stat().st_size and os.listdir(tmp_path) == ['m.onnx']
+    assert ('fold,' in r.folded) == fold and ('not folded, as asked' in r.folded) != fold
+    learn.export(tmp_path/'m.pkl')
+    assert r.size < (tmp_path/'m.pkl').stat().st_size
+
+@pytest.mark.parametrize('sure', [1, 100])
+def test_comparison_can_fail(made, tmp_path, monkeypatch, sure):
+    "A weight that is off by a tenth is found, and the file is gone, also where every probability is 0 or 1"
+    learn = made['vision']
+    if sure > 1:
+        learn = deepcopy(learn)
+        with torch.no_grad(): list(learn.model.parameters())[-1].mul_(sure)
+    right = deploy.folded_copy
+    def wrong(learn, fold, xb):
+        model, folded = right(learn, fold, xb)
+        with torch.no_grad(): next(p for p in model.parameters() if p.dim() == 4).mul_(1.1)
+        return model, folded
+    monkeypatch.setattr(deploy, 'folded_copy', wrong)
+    with pytest.raises(ExportError, match='answers otherwise than the Learner'): export(learn, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+def test_a_picture_elsewhere(made, tmp_path):
+    learn, files = made['vision'], made['vision'].dls.valid.items
+    wide = tmp_path/'wide.png'
+    PILImage.create(np.random.default_rng(3).integers(0, 255, (50, 71, 3), dtype=np.uint8)).save(wide)
+    r = export(learn, tmp_path)
+    for f in (*files[:2], wide):
+        name, _, probs = learn.predict(f)
+        said = elsewhere(r.code(f), tmp_path)
+        assert said.split()[0] == name
+        assert np.allclose(json.loads(said.split(' ', 1)[1]), probs, atol=1e-5)
+
+@pytest.mark.parametrize('na', [False, True])
+def test_a_row_elsewhere(made, tmp_path, na):
+    learn, row = made['tabular'], table().iloc[3 if not na else 9]
+    assert bool(np.isnan(row.pay)) == na
+    _, clas, probs = learn.predict(row)
+    said = elsewhere(export(learn, tmp_path).code(row), tmp_path)
+    assert said.split()[0] == learn.dls.vocab[int(clas)]
+    assert np.allclose(json.loads(said.split(' ', 1)[1]), probs, atol=1e-5)
+
+def test_unknown_class_and_raw_rows(made, tmp_path):
+    "Codes and numbers straight from a DataFrame, without the Learner's processing; a class never seen is code 0"
+    learn, df = made['tabular'], table(30)
+    df.loc[2, 'job'] = 'baker'
+    export(learn, tmp_path)
+    there = OnnxModel(tmp_path/'m.onnx')
+    codes = [[known.index(v) if v in known else 0 for v in df[n]] for n, known in there.about['categories'].items()]
+    got = there(torch.tensor(codes).T.contiguous(), torch.tensor(df[there.about['numbers']].values))
+    want = learn.get_preds(dl=learn.dls.test_dl(df.drop(columns='class')))[0]
+    assert relative_error(want, got) < 1e-5
+
+def test_other_sizes_and_numbers(made, tmp_path):
+    learn = made['vision']
+    export(learn, tmp_path)
+    there, x = OnnxModel(tmp_path/'m.onnx'), torch.randint(0, 255, (3, 3, 45, 61), dtype=torch.uint8)
+    want = learn.model.eval()(x.float()/255).softmax(1)
+    assert there.inputs == [('image', 'tensor(uint8)', ['batch', 'height', 'width', 3])]
+    assert relative_error(want, there(x.permute(0, 2, 3, 1).contiguous())) < 1e-5
+
+def test_a_text_elsewhere(made, tmp_path):
+    "Short ones, and one that is longer than what the classifier looks at"
+    learn, known = made['text'], made['text'].dls.vocab[0]
+    r = export(learn, tmp_path)
+    assert r.inputs == [('tokens', 'tensor(int64)', ['batch', 'length'])]
+    for text in ('a good film', 'rain', ' '.join(['the bad plot fell on a roof twice']*5)):
+        name, _, probs = learn.predict(text)
+        tokens = [known[i] for i in learn.dls.test_dl([text]).one_batch()[0][0]]
+        said = elsewhere(r.code(' '.join(tokens)), tmp_path)
+        assert said.split()[0] == name and np.allclose(json.loads(said.split(' ', 1)[1]), probs, atol=1e-5)
+
+def test_texts_side_by_side(made, tmp_path):
+    "Padded at the end, each is answered as if it were alone"
+    export(made['text'], tmp_path)
+    there, g = OnnxModel(tmp_path/'m.onnx'), torch.Generator().manual_seed(0)
+    texts = [torch.randint(2, 30, (1, n), generator=g) for n in (1, 5, 8, 9, 33)]
+    rows = torch.cat([nn.functional.pad(t, (0, 33-t.shape[1]), value=there.about['pad']) for t in texts])
+    assert relative_error(torch.cat([there(t) for t in texts]), there(rows)) < 1e-5
+
+def test_a_refusal_has_its_cause(made, tmp_path, monkeypatch):
+    "fastai's own text encoder asks for values of the batch, which the exporter cannot follow"
+    monkeypatch.setattr(deploy, 'in_one_pass', lambda model: model)
+    before = learner_state(made['text'])
+    with pytest.raises(ExportError, match=r"in `0.module` \(AWD_LSTM\): Could not guard on data-dependent") as e: export(made['text'], tmp_path)
+    assert '\n' not in str(e.value) and os.listdir(tmp_path) == []
+    assert learner_state(made['text']) == before
+
+# ---------------------------------------------------------------- other data, other losses
+def picture_learner(path, block=None, get_y=parent_label, batch_tfms=None, item_tfms=None, n_out=2, cls='RGB', **kw):
+    "A small untrained network with real statistics"
+    seeded()
+    image = ImageBlock if cls == 'RGB' else ImageBlock(PILImageBW)
+    dblock = DataBlock((image, block or CategoryBlock), get_y=get_y, splitter=RandomSplitter(.5, seed=1), item_tfms=item_tfms or Resize(32), batch_tfms=batch_tfms)
+    dls = dblock.dataloaders(images(path/'pics'), bs=3, num_workers=0, path=path)
+    body = nn.Sequential(ConvLayer(3 if cls == 'RGB' else 1, 8, stride=2), ResBlock(1, 8, 8), AdaptiveAvgPool(1), Flatten(), nn.Linear(8, n_out))
+    learn = quiet(Learner(dls, body, path=path, **kw))
+    learn.fit(1, 1e-3)
+    return learn
+
+def test_presizing_and_normalize(tmp_path):
+    "The article of every fastai course: a large `Resize`, then `aug_transforms(size=…)` and `Normalize` on the batch"
+    learn = picture_learner(tmp_path, item_tfms=Resize(48), batch_tfms=[*aug_transforms(size=20), Normalize.from_stats(*imagenet_stats, cuda=False)])
+    r = export(learn, tmp_path)
+    assert r.max_rel_err < 1e-4 and r.inputs[0][2] == ['batch', 48, 48, 3] and r.about['size'] == [48, 48]
+    f = learn.dls.valid.items[0]
+    assert elsewhere(r.code(f), tmp_path).split()[0] == learn.predict(f)[0]
+
+def test_squished_grey_and_oblong(tmp_path):
+    learn = picture_learner(tmp_path, item_tfms=Resize((24, 40), method='squish'), cls='L')
+    r = export(learn, tmp_path)
+    assert (r.about['mode'], r.about['size'], r.about['resize']) == ('L', [40, 24], 'squish')
+    f = tmp_path/'w.png'
+    PILImage.create(np.random.default_rng(3).integers(0, 255, (50, 71, 3), dtype=np.uint8)).save(f)
+    assert np.allclose(json.loads(elsewhere(r.code(f), tmp_path).split(' ', 1)[1]), learn.predict(f)[2], atol=1e-5)
+
+def test_several_labels(tmp_path):
+    learn = picture_learner(tmp_path, MultiCategoryBlock, lambda f: [parent_label(f), 'animal'], n_out=3, loss_func=BCEWithLogitsLossFlat(thresh=.4))
+    r = export(learn, tmp_path)
+    assert r.top1 == 1. and r.about['threshold'] == .4
+    f = learn.dls.valid.items[0]
+    assert elsewhere(r.code(f), tmp_path).startswith(str(list(learn.predict(f)[0])))
+
+def test_regression(tmp_path):
+    learn = picture_learner(tmp_path, RegressionBlock, lambda f: 2.5*(parent_label(f) == 'dog'), n_out=1, loss_func=MSELossFlat())
+    r = export(learn, tmp_path)
+    assert r.outputs[0][0] == 'values' and r.top1 is None
+    f = learn.dls.valid.items[0]
+    assert np.allclose(json.loads(elsewhere(r.code(f), tmp_path)), learn.predict(f)[2], atol=1e-4)
+
+@pytest.mark.parametrize('cats, conts', [(['job'], []), ([], ['age', 'size']), (['job', 'town'], ['size'])])
+def test_half_a_table(tmp_path, cats, conts):
+    seeded()
+    dls = TabularDataLoaders.from_df(table(), tmp_path, [Categorify, FillMissing, Normalize], cats, conts, 'age' if 'age' not in conts else 'pay', y_block=RegressionBlock(), valid_idx=list(range(40, 60)), bs=8, num_workers=0)
+    learn = quiet(tabular_learner(dls, layers=[8], path=tmp_path, loss_func=MSELossFlat()))
+    r = export(learn, tmp_path)
+    assert r.max_rel_err < 1e-5 and [o[0] for o in r.inputs] == ['categories']*bool(cats) + ['numbers']*bool(conts)
+    want = learn.get_preds(dl=learn.dls.test_dl(table().iloc[[4]]))[0][0]
+    assert np.allclose(json.loads(elsewhere(r.code(table().iloc[4]), tmp_path)), want, rtol=1e-4)
+
+def test_a_loaded_export(made, tmp_path):
+    learn = made['vision']
+    learn.export(tmp_path/'m.pkl')
+    loaded, files = load_learner(tmp_path/'m.pkl'), list(learn.dls.valid.items)
+    with pytest.raises(ExportError, match='pass some to check the file on'): export(loaded, tmp_path)
+    r = export(loaded, tmp_path, dl=loaded.dls.test_dl(files[:1]))
+    assert r.items == 1 and r.max_rel_err < 1e-4
+    loaded.fold_bn(dl=loaded.dls.test_dl(files))
+    assert export(loaded, tmp_path, dl=loaded.dls.test_dl(files)).folded == 'the Learner is folded'
+
+def test_plain_tensors(tmp_path):
+    "No picture, no table: what the DataLoader gives goes in as it is"
+    seeded()
+    ds = [(torch.randn(6), torch.randn(2)) for _ in range(12)]
+    dls = DataLoaders.from_dsets(ds, ds, bs=4, device='cpu')
+    learn = quiet(Learner(dls, nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)), loss_func=MSELossFlat()))
+    learn.fit(1)
+    r = export(learn, tmp_path)
+    assert r.inputs == [('input', 'tensor(float)', ['batch', 6])] and r.max_rel_err < 1e-5
+    assert json.loads(elsewhere(r.code(), tmp_path))
+
+# ---------------------------------------------------------------- no file
+class Branch(nn.Module):
+    def forward(self, x): return x if x.mean() > 1e3 else x*2
+
+def test_control_flow_is_named(tmp_path):
+    learn = picture_learner(tmp_path)
+    learn.model.add_module('5', Branch())
+    with pytest.raises(ExportError, match=r'in `5` \(Branch\)') as e: export(learn, mkdir(tmp_path/'out'))
+    assert '\n' not in str(e.value) and os.listdir(tmp_path/'out') == []
+
+def test_a_hook_that_writes(tmp_path):
+    "It either goes into the file as what it computes, or stops the export: the comparison decides"
+    learn = picture_learner(tmp_path)
+    learn.model[0].register_forward_hook(lambda m, i, o: o.clamp(-.1, .1))
+    assert export(learn, mkdir(tmp_path/'out')).max_rel_err < 1e-4
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError(), ExportError('no')])
+def test_whole_or_nothing(made, tmp_path, monkeypatch, error):
+    def fails(graph, xs, path, *args, **kw): Path(path).write_bytes(b'half'); raise error
+    monkeypatch.setattr(deploy, 'best_export', fails)
+    (tmp_path/'m.onnx').write_text('old')
+    with pytest.raises(type(error)): export(made['vision'], tmp_path)
+    assert os.listdir(tmp_path) == ['m.onnx'] and (tmp_path/'m.onnx').read_text() == 'old'
+
+@pytest.mark.parametrize('name, says', [('no/m.onnx', 'there is no folder'), ('.', 'is a folder'), ('m'*300, 'File name too long')])
+def test_bad_paths(made, tmp_path, name, says):
+    with pytest.raises(ExportError, match=says): made['tabular'].export_onnx(tmp_path/name)
+    assert os.listdir(tmp_path) == []
+
+@pytest.mark.parametrize('name', ['onnx', 'onnxruntime', 'onnxscript'])
+def test_missing_library(made, tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ExportError, match=f"not installed: {name}.*pip install 'fastai-bnfold\\[onnx\\]'"): export(made['tabular'], tmp_path)
+
+def test_a_fold_that_is_refused_is_said(made, tmp_path, monkeypatch):
+    def no(*args, **kw): raise FoldError('would change')
+    monkeypatch.setattr(deploy.BNFolder, 'fold', no)
+    assert export(made['tabular'], tmp_path).folded == 'not folded: would change'
+
+# ---------------------------------------------------------------- the report
+def test_report(made, tmp_path):
+    said = []
+    r = export(made['vision'], tmp_path, timeit=True, say=said.append)
+    assert {'Learner', 'ONNX Runtime'} == set(r.times.names)
+    for o in ('takes', 'uint8 (batch, height, width, 3)', 'probabilities', 'BatchNorm', 'same answer', '100.00%', 'ratio'): assert o in repr(r)
+    assert r._repr_html_().count('<tr>') == len(r.rows()) + 1
+    assert [o.split()[0] for o in said] == ['folding', 'exporting', 'comparing', 'timing']
+
+def test_metadata(made, tmp_path):
+    export(made['vision'], tmp_path)
+    about = OnnxModel(tmp_path/'m.onnx').about
+    assert about['vocab'] == ['cat', 'dog'] and about['size'] == [32, 32] and set(about['versions']) == {'fastai_bnfold', 'fastai', 'torch'}
+    assert str(Path(torch.__file__).parent).encode() not in (tmp_path/'m.onnx').read_bytes()
