@@ -25,6 +25,8 @@ class Affine(NamedTuple):
         return cls(torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
 
 # %% ../nbs/00_affine.ipynb #6868ad00
+def _double(values): return None if values is None else values.detach().to('cpu', torch.float64)
+
 def bn_affine(
     mean:Tensor, # Running mean `(C,)`
     var:Tensor, # Running variance `(C,)`, without `eps`
@@ -33,11 +35,11 @@ def bn_affine(
     eps:float=1e-5 # Added to the variance
 )->Affine: # `(s, t)` in float64, on the CPU
     "The affine map that a BatchNorm is at inference (Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 2)"
-    mean,var,gamma,beta = (None if o is None else o.detach().to('cpu', torch.float64) for o in (mean,var,gamma,beta))
-    s = (var+eps).rsqrt()
-    if gamma is not None: s = s*gamma
-    t = -mean*s
-    return Affine(s, t if beta is None else t+beta)
+    mean,var,gamma,beta = map(_double, (mean,var,gamma,beta))
+    scale = (var+eps).rsqrt()
+    if gamma is not None: scale = scale*gamma
+    shift = -mean*scale
+    return Affine(scale, shift if beta is None else shift+beta)
 
 # %% ../nbs/00_affine.ipynb #de40d202
 def after(
@@ -48,53 +50,57 @@ def after(
     return Affine(outer.s*inner.s, outer.s*inner.t + outer.t)
 
 def inverse(
-    a:Affine # Scales must not be zero
+    affine:Affine # Scales must not be zero
 )->Affine: # `x -> (x-t)/s`
-    "The map that undoes `a`; ValueError where a scale is zero"
-    if (a.s==0).any(): raise ValueError(f"no inverse: the scale of channel {int((a.s==0).nonzero()[0])} is zero; its values are lost")
-    return Affine(1/a.s, -a.t/a.s)
+    "The map that undoes `affine`; ValueError where a scale is zero"
+    lost = (affine.s==0).nonzero()
+    if len(lost): raise ValueError(f"no inverse: the scale of channel {int(lost[0])} is zero; its values are lost")
+    return Affine(1/affine.s, -affine.t/affine.s)
 
 # %% ../nbs/00_affine.ipynb #b3365ba6
 def grouped(
-    w:Tensor, # Weight as the layer stores it
+    weight:Tensor, # As the layer stores it
     groups:int=1, # Of the convolution
     transposed:bool=False # A transposed convolution, whose weight is `(in, out/groups, *kernel)`
 )->Tensor: # A view `(groups, out/groups, in/groups, *kernel)`
     "View the weight of any linear or convolution layer in one layout"
-    w = w.reshape(groups, len(w)//groups, *w.shape[1:])
-    return w.transpose(1,2) if transposed else w
+    weight = weight.reshape(groups, len(weight)//groups, *weight.shape[1:])
+    return weight.transpose(1,2) if transposed else weight
 
 def ungrouped(
-    w:Tensor, # `(groups, out/groups, in/groups, *kernel)`
+    weight:Tensor, # `(groups, out/groups, in/groups, *kernel)`
     transposed:bool=False # A transposed convolution
 )->Tensor: # Weight as the layer stores it
     "Undo `grouped`"
-    return (w.transpose(1,2) if transposed else w).flatten(0,1)
+    return (weight.transpose(1,2) if transposed else weight).flatten(0,1)
 
 # %% ../nbs/00_affine.ipynb #aef33730
+def _copied(param, work=None):
+    "Parameter `param` in float64 on the CPU, in memory that is ours alone: in `work`, if it fits"
+    if work is None or param.numel()>len(work): return param.detach().to('cpu', torch.float64, copy=True)
+    return work[:param.numel()].view(param.shape).copy_(param.detach())
+
 def absorb(
-    w:Tensor, # Weight, in the layer's own layout and dtype
-    b:Tensor|None, # Bias `(out,)`, if there is one
+    weight:Tensor, # In the layer's own layout and dtype
+    bias:Tensor|None, # `(out,)`, if there is one
     pre:Affine|None=None, # Map on the inputs, `(in,)`
     post:Affine|None=None, # Map on the outputs, `(out,)`
     groups:int=1, # Of the convolution
     transposed:bool=False, # A transposed convolution
-    work:Tensor|None=None # Memory to compute in, `(n,)` in float64 on the CPU: asking for new memory takes longer than the sums. The next call that gets it overwrites the weight
+    work:Tensor|None=None # Memory to compute in, `(n,)` in float64 on the CPU; the next call that gets it overwrites it
 )->tuple[Tensor,Tensor]: # Weight and bias, in float64 on the CPU
     "Weight and bias of the layer that does `post(layer(pre(x)))`"
-    w = w.detach()
-    fits = work is not None and w.numel()<=len(work)
-    g = grouped(work[:w.numel()].view(w.shape).copy_(w) if fits else w.to('cpu', torch.float64, copy=True), groups, transposed) # ours alone: the rest is done in place
-    b = g.new_zeros(g.shape[0]*g.shape[1]) if b is None else b.detach().to('cpu', torch.float64, copy=True)
-    k = (1,)*(g.dim()-3)
+    weight = grouped(_copied(weight, work), groups, transposed)
+    bias = weight.new_zeros(weight.shape[0]*weight.shape[1]) if bias is None else _copied(bias)
+    kernel = (1,)*(weight.dim()-3)
     if pre is not None:
-        taps = g.flatten(3).sum(3) if k else g
-        b = b + (taps @ pre.t.view(groups,-1,1)).flatten()
-        g.mul_(pre.s.view(groups,1,-1,*k))
+        taps = weight.flatten(3).sum(3) if kernel else weight
+        bias = bias + (taps @ pre.t.view(groups,-1,1)).flatten()
+        weight.mul_(pre.s.view(groups,1,-1,*kernel))
     if post is not None:
-        g.mul_(post.s.view(groups,-1,1,*k))
-        b = post.s*b + post.t
-    return ungrouped(g, transposed), b
+        weight.mul_(post.s.view(groups,-1,1,*kernel))
+        bias = post.s*bias + post.t
+    return ungrouped(weight, transposed), bias
 
 # %% ../nbs/00_affine.ipynb #517eb54f
 def absorb_bn(
@@ -105,19 +111,20 @@ def absorb_bn(
     post:Affine|None=None # Map on its outputs
 )->tuple[Tensor,Tensor]: # New `gamma` and `beta`, in float64 on the CPU
     "`gamma` and `beta` of the BatchNorm that does `post(bn(pre(x)))`"
-    s,t = bn_affine(mean, var, gamma, beta, eps)
-    mean,std = mean.detach().to('cpu', torch.float64), (var.detach().to('cpu', torch.float64)+eps).sqrt()
-    if pre is not None: s,t = after(Affine(s,t), pre)
-    if post is not None: s,t = after(post, Affine(s,t))
-    return s*std, t + mean*s
+    new = bn_affine(mean, var, gamma, beta, eps)
+    if pre is not None: new = after(new, pre)
+    if post is not None: new = after(post, new)
+    return new.s*(_double(var)+eps).sqrt(), new.t + _double(mean)*new.s
 
 # %% ../nbs/00_affine.ipynb #20c9fe8a
 def round_to(
-    x:Tensor, # float64
-    y:Tensor # Takes the result, in its own dtype and on its own device
-)->Tensor: # `y`
-    "Round `x` once into `y`; OverflowError where it does not fit"
-    y.copy_(x)
-    if y.dtype in (torch.float32, torch.float64): torch.hardshrink(y, torch.finfo(y.dtype).smallest_normal, out=y)
-    if not math.isfinite(y.sum()) and not y.isfinite().all(): raise OverflowError(f"a folded weight of {x.abs().max():.3g} does not fit {y.dtype}")
-    return y
+    values:Tensor, # float64
+    like:Tensor # Takes the result, in its own dtype and on its own device
+)->Tensor: # `like`
+    "Round `values` once into `like`; OverflowError where one does not fit"
+    like.copy_(values)
+    tiny = torch.finfo(like.dtype).smallest_normal
+    if like.dtype in (torch.float32, torch.float64): torch.hardshrink(like, tiny, out=like)
+    if not math.isfinite(like.sum()) and not like.isfinite().all():
+        raise OverflowError(f"a folded weight of {values.abs().max():.3g} does not fit {like.dtype}")
+    return like
