@@ -67,19 +67,19 @@ def value_of(argument):
 # %% ../nbs/02_ops.ipynb #9b65c9c5
 _atoms = {type(None),bool,int,float,str,torch.Size,torch.dtype,torch.device} # what most arguments and attributes are
 
-def map_tensors(f, o, kind=Tensor):
-    "Copy of nested lists, tuples, dicts and slices with `f` applied to everything of one kind"
+def map_tensors(change, o, kind=Tensor):
+    "Copy of nested lists, tuples, dicts and slices with `change` applied to everything of one kind"
     if type(o) in _atoms: return o
-    if type(o) in (tuple,list): return type(o)([i if type(i) in _atoms else map_tensors(f, i, kind) for i in o])
-    if isinstance(o, kind): return f(o)
-    if isinstance(o, slice): return slice(*(map_tensors(f, i, kind) for i in (o.start,o.stop,o.step)))
+    if type(o) in (tuple,list): return type(o)([i if type(i) in _atoms else map_tensors(change, i, kind) for i in o])
+    if isinstance(o, kind): return change(o)
+    if isinstance(o, slice): return slice(*(map_tensors(change, i, kind) for i in (o.start,o.stop,o.step)))
     if isinstance(o, dict):
         new = {} if type(o) is dict else copy.copy(o)
-        new.update({k:map_tensors(f, v, kind) for k,v in o.items()})
+        new.update({k:map_tensors(change, v, kind) for k,v in o.items()})
         return new
-    if hasattr(o, '_fields') and isinstance(o, tuple): return type(o)(*(map_tensors(f, i, kind) for i in o))
+    if hasattr(o, '_fields') and isinstance(o, tuple): return type(o)(*(map_tensors(change, i, kind) for i in o))
     if isinstance(o, (list,tuple)):
-        items = [map_tensors(f, i, kind) for i in o]
+        items = [map_tensors(change, i, kind) for i in o]
         return items if isinstance(o, list) else tuple(items)
     return o
 
@@ -124,8 +124,9 @@ def _going_on(method):
 
 def _both(names): return [f'__{o}__' for n in names.split() for o in (n, f'r{n}')]
 
-for _n in [f'__{o}__' for o in '''eq ne lt le gt ge bool hash int float str repr format round trunc ceil floor divmod rdivmod truediv rtruediv
-        pow rpow'''.split()]: setattr(Asked, _n, _telling(getattr(int, _n)))
+_TELLING = '''eq ne lt le gt ge bool hash int float str repr format round trunc ceil floor divmod rdivmod truediv
+    rtruediv pow rpow'''
+for _n in [f'__{o}__' for o in _TELLING.split()]: setattr(Asked, _n, _telling(getattr(int, _n)))
 for _n in ['__neg__','__pos__','__abs__','__invert__',*_both('add sub mul floordiv mod and or xor lshift rshift')]:
     setattr(Asked, _n, _going_on(getattr(int, _n)))
 
@@ -159,7 +160,8 @@ OPS = {} # name -> `Op`
 
 def _row(names, args='', **facts):
     "Give each of `names` these facts"
-    for name in names.split(): OPS[name] = replace(OPS.get(name, Op()), **({'args':tuple(args.split())} if args else {}), **facts)
+    if args: facts['args'] = tuple(args.split())
+    for name in names.split(): OPS[name] = replace(OPS.get(name, Op()), **facts)
 
 def op(name:str)->Op:
     "The row of an operation; an empty one where nothing is known"
@@ -231,7 +233,8 @@ def mean(flow, call):
 def average_pool(flow, call):
     "Average pooling, where it averages nothing but its input"
     if call.arg('divisor_override') is not None: raise between()
-    if any(as_list(call.arg('padding', 0))) and call.arg('count_include_pad', True): raise between("it averages zero padding in")
+    padded = any(as_list(call.arg('padding', 0)))
+    if padded and call.arg('count_include_pad', True): raise between("it averages zero padding in")
     return _over(flow, call, _space(call))
 
 def adaptive_pool(flow, call):
@@ -269,7 +272,8 @@ def pads(flow, call):
 # %% ../nbs/02_ops.ipynb #1a600b00
 for n in (1,2,3):
     _row(f'conv{n}d', 'input weight bias stride padding dilation groups', absorbs=n)
-    _row(f'conv_transpose{n}d', 'input weight bias stride padding output_padding groups dilation', absorbs=n, transposed=True)
+    _row(f'conv_transpose{n}d', 'input weight bias stride padding output_padding groups dilation', absorbs=n,
+        transposed=True)
 _row('linear', 'input weight bias', absorbs=0)
 _row('batch_norm', 'input running_mean running_var weight bias training momentum eps')
 _row('add iadd radd', 'input other', signs=(1,1))
@@ -279,22 +283,26 @@ _row('mul imul rmul', 'input other', product=True)
 _row('div truediv', 'input other', quotient=True)
 
 # %% ../nbs/02_ops.ipynb #2aecfa5b
-_row('''reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint squeeze unsqueeze
-    ravel cat concat concatenate stack hstack vstack dstack column_stack row_stack expand expand_as broadcast_to reshape_as repeat
-    repeat_interleave tile roll flip fliplr flipud rot90 pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
-    atleast_1d atleast_2d atleast_3d broadcast_tensors''', how=moves)
+_row('''reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint squeeze
+    unsqueeze ravel cat concat concatenate stack hstack vstack dstack column_stack row_stack expand expand_as
+    broadcast_to reshape_as repeat repeat_interleave tile roll flip fliplr flipud rot90 pixel_shuffle
+    pixel_unshuffle channel_shuffle native_channel_shuffle atleast_1d atleast_2d atleast_3d
+    broadcast_tensors''', how=moves)
 _row('view view_as', how=moves, view=True)
 _row('as_strided', how=moves, view=True, cuts=True)
-_row('''chunk split tensor_split split_with_sizes unsafe_chunk unsafe_split hsplit vsplit dsplit unbind narrow select slice unfold
-    diagonal''', how=moves, cuts=True)
+_row('''chunk split tensor_split split_with_sizes unsafe_chunk unsafe_split hsplit vsplit dsplit unbind narrow
+    select slice unfold diagonal''', how=moves, cuts=True)
 _row('getitem index index_select gather take_along_dim', how=moves, cuts=True, places=True)
-_row('clone contiguous detach alias data float half double bfloat16 cpu cuda as_subclass positive lift_fresh _to_copy to', how=same)
+_row('''clone contiguous detach alias data float half double bfloat16 cpu cuda as_subclass positive lift_fresh
+    _to_copy to''', how=same)
 _row('type type_as', how=same)
 _row('view_as reshape_as expand_as type_as to', about=True)
-_row('dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout', 'input p training', how=dropout)
+_row('dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout', 'input p training',
+    how=dropout)
 for n in (1,2,3):
     _row(f'adaptive_avg_pool{n}d', how=adaptive_pool)
-    _row(f'avg_pool{n}d', 'input kernel_size stride padding ceil_mode count_include_pad divisor_override', how=average_pool)
+    _row(f'avg_pool{n}d', 'input kernel_size stride padding ceil_mode count_include_pad divisor_override',
+        how=average_pool)
     _row(' '.join(f'{a}max_pool{n}d{b}' for a in ('','adaptive_') for b in ('','_with_indices')), how=largest_pool)
 _row('interpolate upsample upsample_nearest upsample_bilinear', how=upsample)
 _row('amax amin max min', 'input dim', how=largest)
@@ -303,18 +311,19 @@ _row('pad constant_pad_nd', 'input pad mode value', how=pads)
 
 # %% ../nbs/02_ops.ipynb #02936433
 _row('''dim ndim ndimension dtype device layout is_floating_point is_complex is_cuda is_cpu is_mps is_xpu is_meta
-    is_sparse is_sparse_csr is_quantized is_mkldnn is_nested is_leaf is_inference is_conj is_neg is_same_size requires_grad grad grad_fn
-    element_size itemsize get_device names has_names _version retains_grad output_nr new_zeros new_empty new_ones new_full new_tensor
-    zeros_like ones_like empty_like full_like rand_like randn_like result_type can_cast is_tensor is_storage hash repr format str dir class
-    _backward_hooks _base name is_signed type_of''', asks=True)
+    is_sparse is_sparse_csr is_quantized is_mkldnn is_nested is_leaf is_inference is_conj is_neg is_same_size
+    requires_grad grad grad_fn element_size itemsize get_device names has_names _version retains_grad output_nr
+    new_zeros new_empty new_ones new_full new_tensor zeros_like ones_like empty_like full_like rand_like
+    randn_like result_type can_cast is_tensor is_storage hash repr format str dir class _backward_hooks _base
+    name is_signed type_of''', asks=True)
 _row('shape size len numel nelement stride nbytes storage_offset is_contiguous', asks=True, size=True)
-_row('''rand randn randint randperm rand_like randn_like randint_like bernoulli multinomial normal uniform random dropout exponential
-    rrelu''', random=True)
+_row('''rand randn randint randperm rand_like randn_like randint_like bernoulli multinomial normal uniform random
+    dropout exponential rrelu''', random=True)
 
 # %% ../nbs/02_ops.ipynb #6a81ad15
 def register_op(
     name:str, # As `op_name` gives it, such as `"mylib::roll"`
-    how=moves, # How a map travels through it: `moves` (elements go from place to place), `same` (nothing changes), or a function of one's own
+    how=moves, # How a map travels: `moves` (elements go from place to place), `same` (nothing changes), or one's own
     args:str='' # Names of its parameters, in order, for a `how` that asks for them by name
 ):
     "Say that a map of channels can travel through an operation; TypeError if `how` cannot be called"
