@@ -11,7 +11,7 @@ __all__ = ['PART', 'Change', 'places_of', 'changes_for']
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
-from .affine import absorb, absorb_bn, round_to
+from .affine import Affine, absorb, absorb_bn, round_to
 from .graph import bn_rest, is_bn
 from .plan import FoldError, FoldPlan
 
@@ -28,8 +28,9 @@ class Change:
     mode: bool|None = None # For a layer: was it in train mode when it was made?
 
     def __post_init__(self):
-        t = self.new if isinstance(self.new, Tensor) else self.like
-        self.at,self.mode = (t.device, t.dtype) if t is not None else (),getattr(self.new, 'training', None)
+        tensor = self.new if isinstance(self.new, Tensor) else self.like
+        self.at = () if tensor is None else (tensor.device, tensor.dtype)
+        self.mode = getattr(self.new, 'training', None)
 
     def do(self):
         "Put in the new"
@@ -41,36 +42,38 @@ class Change:
 # %% ../nbs/12_changes.ipynb #cf2d066e
 PART = 2**18 # weights that are computed at a time: few enough for the cache
 
-def _parts(o, n):
-    "Slices of the output channels of absorber `o`, with whole groups and about `PART` of its `n` weights in each"
-    unit = o.n_out//o.groups if o.groups>1 else 1
-    step = unit*max(1, PART*o.n_out//(n*unit))
-    return [slice(i, min(i+step, o.n_out)) for i in range(0, o.n_out, step)]
+def _parts(layer, n):
+    "Slices of the output channels of absorber `layer`, with whole groups and about `PART` of its `n` weights in each"
+    unit = layer.n_out//layer.groups if layer.groups>1 else 1
+    step = unit*max(1, PART*layer.n_out//(n*unit))
+    return [slice(i, min(i+step, layer.n_out)) for i in range(0, layer.n_out, step)]
 
-def _part(o, out):
+def _part(layer, out):
     "For output channels `out`: the slice of its input channels, the index of its weights, and its groups"
-    if o.groups==1: return slice(None),((slice(None),out) if o.transposed else out),1
-    inp = slice(out.start*o.n_in//o.n_out, out.stop*o.n_in//o.n_out)
-    return inp,(inp if o.transposed else out),(out.stop-out.start)*o.groups//o.n_out
+    if layer.groups==1: return slice(None),((slice(None),out) if layer.transposed else out),1
+    inputs = slice(out.start*layer.n_in//layer.n_out, out.stop*layer.n_in//layer.n_out)
+    return inputs,(inputs if layer.transposed else out),(out.stop-out.start)*layer.groups//layer.n_out
 
-def _some(a, i): return None if a is None else type(a)(*(x[i] for x in a))
+def _some(affine, at): return None if affine is None else Affine(affine.s[at], affine.t[at])
 
-def _add_tap(w, b, a, first):
-    "Add map `a` to the taps by which each output, from number `first` on, sees its own input; in place"
-    r = torch.arange(len(w))
-    w[(r, (r+first)%w.shape[1], *(n//2 for n in w.shape[2:]))] += a.s
-    b += a.t
+def _add_tap(weight, bias, tap, first):
+    "Add map `tap` to the taps by which each output, from number `first` on, sees its own input; in place"
+    rows = torch.arange(len(weight))
+    weight[(rows, (rows+first)%weight.shape[1], *(n//2 for n in weight.shape[2:]))] += tap.s
+    bias += tap.t
 
-def _new_weights(share, w, b, work=None):
-    "Weight and bias with the absorbed maps, like `w`; `b` may be None"
-    o,neww,newb = share.absorber,torch.empty_like(w.detach()),torch.empty(share.absorber.n_out, dtype=torch.float64)
-    for out in _parts(o, w.numel()):
-        inp,at,groups = _part(o, out)
-        pw,pb = absorb(w[at], None if b is None else b[out], _some(share.pre, inp), _some(share.post, out), groups, o.transposed, work)
-        if share.tap is not None: _add_tap(pw, pb, _some(share.tap, out), out.start)
-        round_to(pw, neww[at])
-        newb[out] = pb
-    return neww,round_to(newb, w.detach().new_empty(o.n_out))
+def _new_weights(share, weight, bias, work=None):
+    "Weight and bias with the absorbed maps, like `weight`; `bias` may be None"
+    layer,like = share.absorber,weight.detach()
+    new_weight,new_bias = torch.empty_like(like),torch.empty(layer.n_out, dtype=torch.float64)
+    for out in _parts(layer, weight.numel()):
+        inputs,at,groups = _part(layer, out)
+        pre,post,mine = _some(share.pre, inputs),_some(share.post, out),None if bias is None else bias[out]
+        some,some_bias = absorb(weight[at], mine, pre, post, groups, layer.transposed, work)
+        if share.tap is not None: _add_tap(some, some_bias, _some(share.tap, out), out.start)
+        round_to(some, new_weight[at])
+        new_bias[out] = some_bias
+    return new_weight,round_to(new_bias, like.new_empty(layer.n_out))
 
 # %% ../nbs/12_changes.ipynb #cf1c099b
 def _put(m, name, param):
@@ -84,47 +87,53 @@ def _slot(mods, slots):
 
 def _absorbing(mods, share, work=None):
     "Changes that let a layer take over its share; a new parameter is trained if the old one was, or else the weight"
-    o = share.absorber
-    m,weight,bias = mods[o.path],_slot(mods, o.weights),_slot(mods, o.biases)
-    if o.bn:
+    layer = share.absorber
+    m,weight,bias = mods[layer.path],_slot(mods, layer.weights),_slot(mods, layer.biases)
+    if layer.bn:
         like = m.running_mean if weight is None else weight
         new = absorb_bn(m.running_mean, m.running_var, weight, bias, m.eps, share.pre, share.post)
-        new = [round_to(x, torch.empty_like(like.detach())) for x in new]
+        new = [round_to(values, torch.empty_like(like.detach())) for values in new]
     else: like,new = weight,_new_weights(share, weight, bias, work)
     trained = [(like if old is None else old).requires_grad for old in (weight,bias)]
-    params = [nn.Parameter(x, requires_grad=t) for x,t in zip(new, trained)]
-    return [_put(mods[p], n, param) for slots,param in zip((o.weights,o.biases), params) for p,n in slots]
+    params = [nn.Parameter(values, requires_grad=grad) for values,grad in zip(new, trained)]
+    slots = zip((layer.weights,layer.biases), params)
+    return [_put(mods[path], name, param) for places,param in slots for path,name in places]
 
 # %% ../nbs/12_changes.ipynb #dd311a51
 def places_of(model):
     "id of a module -> wherever it is registered, as (container, key)"
-    at = {}
-    for p in model.modules():
-        for k,m in p._modules.items(): at.setdefault(id(m), []).append((p._modules,k))
-    return at
+    places = {}
+    for parent in model.modules():
+        for key,m in parent._modules.items(): places.setdefault(id(m), []).append((parent._modules,key))
+    return places
 
 def _replacing(m, places, like):
     "Changes that put what is left of layer `m` in its `places`"
     rest = bn_rest(m)(m) if is_bn(m) else nn.Identity()
     rest.training,rest._bnfolded = m.training,True # a mark that goes wherever the model goes, into a file too
-    return [Change(slots, k, m, rest, like) for slots,k in places]
+    return [Change(slots, key, m, rest, like) for slots,key in places]
 
 def _or_explain(mods, share, work):
     "`_absorbing`, or a FoldError that says why the new weights are no numbers"
+    path = share.absorber.path
     try: return _absorbing(mods, share, work)
     except OverflowError as e:
-        for n,w in mods[share.absorber.path]._parameters.items():
-            if w is not None and not w.isfinite().all():
-                raise FoldError(f"{n} of `{share.absorber.path}` holds {w[~w.isfinite()][0].item()}: train the model again, or load good weights, before folding") from e
-        raise FoldError(f"`{share.absorber.path}`: {e}: fold the model in a wider dtype, then convert it") from e
+        for name,param in mods[path]._parameters.items():
+            if param is None or param.isfinite().all(): continue
+            held = f"{name} of `{path}` holds {param[~param.isfinite()][0].item()}"
+            raise FoldError(f"{held}: train the model again, or load good weights, before folding") from e
+        raise FoldError(f"`{path}`: {e}: fold the model in a wider dtype, then convert it") from e
 
 def changes_for(model:nn.Module, plan:FoldPlan)->list:
     "Every assignment that `plan` asks for; nothing is changed yet"
     mods = dict(model.named_modules())
     with torch.inference_mode(False), torch.device('cpu'):
         places,work = places_of(model),torch.empty(PART, dtype=torch.float64)
-        changes = [c for share in plan.maps.values() for c in _or_explain(mods, share, work)]
-        weights = {p:_slot(mods, s.absorber.weights) for p,s in plan.maps.items()}
-        new = {id(c.old):c.new for c in changes}
-        like = lambda e: next((new.get(id(weights[p]), weights[p]) for p in e.into if p in weights), None)
-        return changes + [c for e in plan.folded for c in _replacing(mods[e.bn], places[id(mods[e.bn])], like(e))]
+        changes = [change for share in plan.maps.values() for change in _or_explain(mods, share, work)]
+        weights = {path:_slot(mods, share.absorber.weights) for path,share in plan.maps.items()}
+        new = {id(change.old):change.new for change in changes}
+        for entry in plan.folded:
+            m,near = mods[entry.bn],[weights[path] for path in entry.into if path in weights]
+            like = new.get(id(near[0]), near[0]) if near else None
+            changes += _replacing(m, places[id(m)], like)
+        return changes
