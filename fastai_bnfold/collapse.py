@@ -12,40 +12,49 @@ __all__ = ['X', 'Kernel', 'kernel_of', 'eye_kernel', 'layout', 'put_together', '
 # %% ../nbs/13_collapse.ipynb #cdbb3a29
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
-from torch.nn.modules.utils import _ntuple
 from .affine import round_to
 from .changes import Change, places_of
-from .flow import Flow, absorber
+from .flow import Flow, absorber, geometry
 from .graph import Graph, quote, strides
-from .ops import Ref, Stop, dropout, map_tensors, moves, op, same, value_of
+from .ops import Ref, Stop, dropout, map_tensors, moves, op, same, tensors_in, value_of
 from .plan import FoldError
 from .source import uses_part_of
 from .state import reachable
 from .trace import FROM_INPUT, FROM_WEIGHTS, hooked, trace
+from .ways import operands
 
 # %% ../nbs/13_collapse.ipynb #ca1c9312
 class Kernel(NamedTuple):
     "A convolution, by where its taps lie; tuples hold one number a dimension"
-    w: Tensor # `(out, in/groups, *taps)`
-    b: Tensor|None # `(out,)`
+    weight: Tensor # `(out, in/groups, *taps)`
+    bias: Tensor|None # `(out,)`
     groups: int
     first: tuple # Place of the first tap: minus the padding
     step: tuple # From one tap to the next (dilation)
     stride: tuple # From one output to the next
 
+    @property
+    def taps(self):
+        "How many in each dimension"
+        return self.weight.shape[2:]
+    @property
+    def n_in(self):
+        "Channels of the input"
+        return self.weight.shape[1]*self.groups
+
+def _no(words): return Stop('collapse', words)
+
 def kernel_of(
-    m:nn.Module # `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`, padded with zeros
+    conv:nn.Module # `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`, padded with zeros
 )->Kernel: # Stop if it pads more on one side
     "The kernel of a convolution"
-    n = m.weight.dim()-2
-    step,pad = _ntuple(n)(m.dilation),m.padding
-    if pad=='same':
-        if any(d*(k-1)%2 for d,k in zip(step, m.weight.shape[2:])): raise Stop('collapse', "a convolution pads more on one side")
-        pad = tuple(d*(k-1)//2 for d,k in zip(step, m.weight.shape[2:]))
-    return Kernel(m.weight, m.bias, m.groups, tuple(-p for p in _ntuple(n)(0 if pad=='valid' else pad)), step, _ntuple(n)(m.stride))
+    stride,padding,step = geometry(conv.weight.shape[2:], conv.stride, conv.padding, conv.dilation)
+    if any(n%1 for n in padding): raise _no("a convolution pads more on one side")
+    return Kernel(conv.weight, conv.bias, conv.groups, tuple(-int(n) for n in padding), tuple(step), tuple(stride))
 
 def eye_kernel(
     n:int, # Channels
@@ -55,91 +64,100 @@ def eye_kernel(
     return Kernel(torch.ones(n, 1, *[1]*dims), None, n, (0,)*dims, (1,)*dims, (1,)*dims)
 
 # %% ../nbs/13_collapse.ipynb #76940f39
-def _span(ks, d):
+def _span(kernels, d):
     "First tap, step and number of taps in dimension `d` of the kernel that holds the taps of all"
-    steps = {k.step[d] for k in ks if k.w.shape[2+d]>1} or {1}
-    first,step = min(k.first[d] for k in ks),min(steps)
-    if len(steps)>1 or any((k.first[d]-first)%step for k in ks): raise Stop('collapse', "the taps of its convolutions lie on different grids")
-    n = max((k.first[d]-first)//step+k.w.shape[2+d] for k in ks)
-    if len({2*k.first[d]+step*(k.w.shape[2+d]-1) for k in ks} | {2*first+step*(n-1)})>1: raise Stop('collapse', "its convolutions make outputs of different sizes")
-    return first,step,n
+    steps = {k.step[d] for k in kernels if k.taps[d]>1} or {1}
+    first,step = min(k.first[d] for k in kernels),min(steps)
+    if len(steps)>1 or any((k.first[d]-first)%step for k in kernels):
+        raise _no("the taps of its convolutions lie on different grids")
+    if len({2*k.first[d]+step*(k.taps[d]-1) for k in kernels})>1:
+        raise _no("its convolutions make outputs of different sizes")
+    return first,step,max(k.taps[d] for k in kernels)
 
 def layout(
-    ks:list # Of `Kernel`, of one input
+    kernels:list # Of `Kernel`, of one input
 )->tuple: # groups, first, step, taps; Stop if there is none
-    "The grid of the one kernel that is the sum of `ks`"
-    if len({k.stride for k in ks})>1: raise Stop('collapse', "its convolutions have different strides")
-    return math.gcd(*(k.groups for k in ks)),*zip(*(_span(ks, d) for d in range(len(ks[0].first))))
+    "The grid of the one kernel that is the sum of all"
+    if len({k.stride for k in kernels})>1: raise _no("its convolutions have different strides")
+    return math.gcd(*(k.groups for k in kernels)),*zip(*(_span(kernels, d) for d in range(len(kernels[0].first))))
 
 # %% ../nbs/13_collapse.ipynb #6c8a07c6
 def put_together(
-    ks:list, # Of `Kernel`, of one input
+    kernels:list, # Of `Kernel`, of one input
     scales:list, # Of each of them: a number, or one a channel `(out,)`
-    shift:Tensor|float=0. # `(out,)`
+    shift:Tensor|float=0. # The same
 )->tuple[Tensor,Tensor]: # Weight and bias, in float64 on the CPU
-    "The convolution that is the sum of `ks`, each times its scale, plus `shift`"
-    groups,first,step,taps = layout(ks)
-    n_out,n_in = len(ks[0].w),ks[0].w.shape[1]*ks[0].groups//groups
-    w,b = torch.zeros(n_out, n_in, *taps, dtype=torch.float64),torch.zeros(n_out, dtype=torch.float64)+shift
-    rows,tail = torch.arange(n_out)[:,None],(1,)*(w.dim()-1)
-    for k,s in zip(ks, scales):
-        kw,s = k.w.detach().to('cpu', torch.float64),torch.as_tensor(s, dtype=torch.float64).expand(n_out)
-        cols = (rows//(n_out//k.groups)*kw.shape[1] + torch.arange(kw.shape[1])) % n_in
-        at = [slice((f-g)//d, (f-g)//d+n) for f,g,d,n in zip(k.first, first, step, kw.shape[2:])]
-        w[(rows, cols, *at)] += s.view(-1, *tail)*kw
-        if k.b is not None: b += s*k.b.detach().to('cpu', torch.float64)
-    return w,b
+    "The convolution that is the sum of `kernels`, each times its scale, plus `shift`"
+    (groups,first,step,taps),n_out = layout(kernels),len(kernels[0].weight)
+    weight,rows = torch.zeros(n_out, kernels[0].n_in//groups, *taps, dtype=torch.float64),torch.arange(n_out)[:,None]
+    double = lambda numbers: torch.as_tensor(numbers, dtype=torch.float64, device='cpu').detach()
+    bias = double(shift).expand(n_out).clone()
+    for kernel,scale in zip(kernels, map(double, scales)):
+        more = double(kernel.weight)
+        inputs = (rows//(n_out//kernel.groups)*more.shape[1] + torch.arange(more.shape[1])) % weight.shape[1]
+        starts = [(mine-least)//d for mine,least,d in zip(kernel.first, first, step)]
+        at = (rows, inputs, *(slice(i, i+n) for i,n in zip(starts, kernel.taps)))
+        weight[at] += scale.view(-1, *[1]*(more.dim()-1))*more
+        if kernel.bias is not None: bias += scale*double(kernel.bias)
+    return weight,bias
 
 # %% ../nbs/13_collapse.ipynb #9ea3d305
 class Linear(NamedTuple):
     "A value: the sum of convolutions of `x`, and of `x` itself, each times its scale, plus a shift"
-    terms: tuple = (('',1.),) # (path of the convolution, or '' for `x` itself; scale, one a channel) of each
-    t: Tensor|float = 0. # One a channel
+    names: tuple = ('',) # Path of each convolution, or '' for `x` itself
+    scales: tuple = (1.,) # Of each: a number, or one a channel
+    shift: Tensor|float = 0. # The same
 
-    def times(self, a):
-        "Each term and the shift, times `a`"
-        return Linear(tuple((p,s*a) for p,s in self.terms), self.t*a)
-    def plus(self, o):
+    def times(self, scale):
+        "Each term and the shift, times `scale`"
+        return Linear(self.names, tuple(s*scale for s in self.scales), self.shift*scale)
+    def plus(self, other):
         "All terms of both"
-        return Linear(self.terms+o.terms, self.t+o.t)
+        return Linear(*(mine+more for mine,more in zip(self, other)))
+    def listed(self):
+        "The same with lists in place of tensors: two of them can be compared"
+        *scales,shift = (torch.as_tensor(n, dtype=torch.float64).tolist() for n in (*self.scales, self.shift))
+        return Linear(self.names, scales, shift)
 
 X = Linear() # `x` itself
 
 # %% ../nbs/13_collapse.ipynb #da511bec
 def _conv(g, i, lin):
     "Path of the layer that makes call `i`, a convolution of `x`"
-    c = g.calls[i]
-    if lin.get(c.value('input')) is not X: raise Stop('collapse', "a convolution of something else")
-    o,cls = absorber(g, i),getattr(nn, c.name.capitalize())
-    m = g.mods[o.path]
-    stock = (type(m).forward,type(m)._conv_forward)==(cls.forward,cls._conv_forward) if isinstance(m, cls) else False
-    if not stock or 'forward' in vars(m) or g.rec.path(c)!=o.path or o.calls!=[i]: raise Stop('collapse', "not a stock convolution that is called once")
-    if len(g.rec.values[c.writes[0]].shape)!=m.weight.dim(): raise Stop('collapse', "its input has no batch axis")
-    return o.path
+    call = g.calls[i]
+    if lin.get(call.value('input')) is not X: raise _no("a convolution of something else")
+    found,cls = absorber(g, i),getattr(nn, call.name.capitalize())
+    conv = g.mods[found.path]
+    stock = isinstance(conv, cls) and (type(conv).forward,type(conv)._conv_forward)==(cls.forward,cls._conv_forward)
+    if not stock or g.rec.path(call)!=found.path or found.calls!=[i]:
+        raise _no("not a stock convolution that is called once")
+    if len(g.shape(call.writes[0]))!=conv.weight.dim(): raise _no("its input has no batch axis")
+    return found.path
 
-def _stored(g, v):
-    "The parameter or buffer that value `v` is, as it is viewed"
-    if g.rec.values[v].memory in g.rec.memory_writes: raise Stop('collapse', "it is written")
-    if v in g.rec.params: return getattr(g.mods[g.rec.params[v][0][0]], g.rec.params[v][0][1]).detach()
-    c = g.calls[g.producer[v]] if v in g.producer else None
-    if c is None or op(c.name).how not in (moves,same): raise Stop('collapse', "it is computed")
-    args,kwargs = map_tensors(lambda r: _stored(g, r.v), (c.args, c.kwargs), Ref)
-    if not isinstance(t := c.func(*args, **kwargs), Tensor) or t.numel()!=args[0].numel(): raise Stop('collapse', "it is cut") # where, may depend on the image
-    return t
+def _stored(g, value):
+    "The parameter or buffer that `value` is, as it is viewed"
+    if g.rec.values[value].memory in g.rec.memory_writes: raise _no("it is written")
+    if value in g.rec.params:
+        path,name = g.rec.params[value][0]
+        return getattr(g.mods[path], name).detach()
+    call = g.calls[g.producer[value]] if value in g.producer else None
+    if call is None or op(call.name).how not in (moves,same): raise _no("it is computed")
+    args,kwargs = map_tensors(lambda ref: _stored(g, ref.v), (call.args, call.kwargs), Ref)
+    made = tensors_in(call.func(*args, **kwargs))
+    if [o.numel() for o in made]!=[o.numel() for o in tensors_in((args, kwargs))]:
+        raise _no("it is cut") # where, may depend on the image
+    return made[0]
 
-def _per_channel(g, a, shape):
-    "The numbers, one a channel, that operand `a` adds to a value of this shape, or multiplies it by"
-    if type(a) in (int,float) and a==0: return 0.
-    if not isinstance(a, Ref): raise Stop('collapse', "it computes with a number")
-    try: return _stored(g, a.v).to('cpu', torch.float64).broadcast_to((1, shape[1], *[1]*(len(shape)-2))).flatten()
-    except RuntimeError as e: raise Stop('collapse', "it computes with more than one number a channel") from e
+def _operand(g, value, lin, shape):
+    "What a call that makes `shape` reads: a `Linear` so far, or numbers that the model stores, one a channel"
+    if value not in lin:
+        spread = (1, *shape[1:2], *[1]*(len(shape)-2))
+        try: return Linear((), (), _stored(g, value).to('cpu', torch.float64).broadcast_to(spread).flatten())
+        except RuntimeError as e: raise _no("it computes with more than one number a channel") from e
+    if g.shape(value)!=shape: raise _no("it is spread over another shape")
+    return lin[value]
 
 # %% ../nbs/13_collapse.ipynb #7484c268
-def _operand(g, a, lin, shape):
-    if not isinstance(a, Ref) or a.v not in lin: return Linear((), _per_channel(g, a, shape))
-    if g.rec.values[a.v].shape!=shape: raise Stop('collapse', "it is spread over another shape")
-    return lin[a.v]
-
 def step(
     g:Graph, # The calls of one forward
     i:int, # Number of a call
@@ -147,20 +165,21 @@ def step(
     x:int # The value they are linear in
 )->Linear: # Stop if it makes no linear value
     "What call `i` makes of linear values"
-    c,vals = g.calls[i],g.rec.values
-    if len(c.writes)!=1 or any(vals[v].memory==vals[x].memory for v in c.overwrites): raise Stop('collapse', "it writes into its input")
-    y = vals[c.writes[0]]
-    if y.dtype!=vals[x].dtype: raise Stop('collapse', "it changes the dtype")
-    if c.name in ('conv1d','conv2d','conv3d'): return Linear(((_conv(g, i, lin),1.),))
-    if c.name in ('clone','detach') and len(c.args)==1 and not c.kwargs and c.reads[0] in lin: return lin[c.reads[0]]
-    if op(c.name).how is dropout and c.reads[0] in lin:
-        dropout(Flow(g, {}), c)
-        return lin[c.reads[0]]
-    if c.kwargs or len(c.args)!=2 or c.name not in 'add iadd radd sub isub mul imul'.split(): raise Stop('collapse', "not linear")
-    a,b = (_operand(g, o, lin, y.shape) for o in c.args)
-    if 'mul' not in c.name: return a.plus(b.times(-1.) if 'sub' in c.name else b)
-    if a.terms and b.terms or not all(isinstance(o, Ref) for o in c.args): raise Stop('collapse', "a product of two values, or with a number")
-    return a.times(b.t) if a.terms else b.times(a.t)
+    call,row,values = g.calls[i],op(g.calls[i].name),g.rec.values
+    if len(call.writes)!=1: raise _no("it makes several values, or none")
+    made = values[call.writes[0]]
+    if made.dtype!=values[x].dtype: raise _no("it changes the dtype")
+    if row.absorbs and not row.transposed: return Linear((_conv(g, i, lin),))
+    if row.how is dropout or call.name in ('clone','detach') and not call.kwargs:
+        row.how(Flow(g, {}), call)
+        return _operand(g, call.reads[0], lin, made.shape)
+    read = operands(call) if row.signs else [(value_of(o), 1) for o in call.args] if row.product else None
+    if not read or call.kwargs or (None,1) in read: raise _no("not linear")
+    parts = [_operand(g, v, lin, made.shape).times(sign) for v,sign in read]
+    if row.signs: return reduce(Linear.plus, parts)
+    left,right = parts
+    if left.names and right.names: raise _no("a product of two values")
+    return left.times(right.shift) if left.names else right.times(left.shift)
 
 def linear_part(
     g:Graph, # The calls of one forward
@@ -169,135 +188,134 @@ def linear_part(
 )->dict: # Value -> `Linear`, in order; the first is `x`
     "The values that are linear in `x`, up to the first call that makes another"
     lin = {x:X}
-    for i in range(start, end):
-        c = g.calls[i]
-        if c is None or (c.writes and not c.overwrites and all(g.rec.values[v].origin==FROM_WEIGHTS for v in c.writes)): continue # computed from parameters alone
-        try: lin[c.writes[0]] = step(g, i, lin, x)
-        except (Stop, IndexError, AttributeError): break
+    stored = lambda v: g.rec.values[v].origin==FROM_WEIGHTS
+    for i,call in enumerate(g.calls[start:end], start):
+        if not call or call.writes and not call.overwrites and all(map(stored, call.writes)): continue
+        try: lin[call.writes[0]] = step(g, i, lin, x)
+        except Stop: break
     return lin
 
 # %% ../nbs/13_collapse.ipynb #f7ad5ffb
-def _under(p, q): return p==q or p.startswith(q+'.')
+def _under(path, top): return path==top or path.startswith(top+'.')
 
 @dataclass
 class Block:
     "A module that is one convolution, but for what is called before and after"
     path: str
-    sum: Linear
+    sum: Linear # Its numbers in lists: blocks are compared
     before: tuple = () # Paths of the children that are called before
     after: tuple = ()
 
     @property
-    def names(self):
-        "The terms, without their scales"
-        return tuple(p for p,_ in self.sum.terms)
-    @property
     def convs(self):
         "Paths of the convolutions"
-        return tuple(p for p in self.names if p)
+        return tuple(filter(None, self.sum.names))
 
-    def like(self, o):
-        "Is block `o` the same in every respect?"
-        nums = lambda b: [torch.as_tensor(n, dtype=torch.float64) for n in (*(s for _,s in b.sum.terms), b.sum.t)]
-        return (self.names,self.before,self.after)==(o.names,o.before,o.after) and all(map(torch.equal, nums(self), nums(o)))
-
-def kernels(mods, b):
-    "The kernel of each term of block `b`"
-    ks = {p:kernel_of(mods[p]) for p in b.convs}
-    like = ks[b.convs[0]]
-    return [ks[p] if p else eye_kernel(len(like.w), len(like.first)) for p in b.names]
+def kernels(mods, block):
+    "The kernel of each term of `block`"
+    found = {path:kernel_of(mods[path]) for path in block.convs}
+    like = found[block.convs[0]]
+    return [found[name] if name else eye_kernel(len(like.weight), len(like.first)) for name in block.sum.names]
 
 # %% ../nbs/13_collapse.ipynb #b3870785
-def in_turn(kids, v, at):
-    "Those of the module calls `kids` that are made one after the other, each on what the one before made, from value `v` and call `at` on; with the value and the call where each ends"
-    for m in kids:
-        if m.start!=at or m.inputs!=(v,) or len(m.outputs)!=1: return
-        yield m,m.outputs[0],m.end
-        v,at = m.outputs[0],m.end
+def in_turn(g, visits, value, at):
+    "Those of the calls `visits` that follow each other from `value` and call `at` on, with what each ends at"
+    for visit in visits:
+        if visit.start!=at or visit.inputs!=(value,) or not _feeds_only(g, visit, value): return
+        (value,),at = visit.outputs,visit.end
+        yield visit,value,at
 
-def _feeds_only(g, m, v):
-    "Does module call `m` read nothing but value `v`, what it computes itself, and parameters?"
-    reads = {r for i in range(m.start, m.end) if g.calls[i] for r in g.calls[i].reads}
-    return all(r==v or g.rec.values[r].origin!=FROM_INPUT or g.producer.get(r, -1) in range(m.start, m.end) for r in reads)
+def _feeds_only(g, visit, value):
+    "Does a module call take one tensor, `value`, and read nothing else but what it computes itself and parameters?"
+    reads = {v for call in g.calls[visit.start:visit.end] if call for v in call.reads} - {value}
+    mine = lambda v: g.rec.values[v].origin!=FROM_INPUT or g.producer.get(v, -1) in range(visit.start, visit.end)
+    return visit.single and all(map(mine, reads))
 
-def _unseen(g, mc, lin, at, v, y):
-    "Stop if anything but the linear part reads what is in it, or anything but the block its sum `v`"
-    for w in list(lin)[1:]:
-        if w==y: continue
-        here = range(mc.start, mc.end) if w==v else range(at, g.producer[v]+1)
-        if g.watchers.get(w): raise Stop('collapse', f"a part of its sum {g.watchers[w][0].words}")
-        if any(i not in here for i in g.readers.get(w, [])): raise Stop('collapse', "a part of its sum is read elsewhere too")
-    made = [w for i in range(mc.start, mc.end) if g.calls[i] for w in g.calls[i].writes]
-    if any(who.kind=='kept' for w in (*mc.inputs, *made) for who in g.watchers.get(w, [])): raise Stop('collapse', "something keeps a value of it after the forward")
+def _unseen(g, visit, lin, at, total):
+    "Stop if anything but the linear part reads what is in it, or anything but the block its sum `total`"
+    for v in list(lin)[1:]:
+        if v==visit.outputs[0]: continue
+        here = range(visit.start, visit.end) if v==total else range(at, g.producer[total]+1)
+        if g.watchers.get(v): raise _no(f"a part of its sum {g.watchers[v][0].words}")
+        if not set(here).issuperset(g.readers.get(v, [])): raise _no("a part of its sum is read elsewhere too")
+    made = [v for call in g.calls[visit.start:visit.end] if call for v in call.writes]
+    if any(who.kind=='kept' for v in (*visit.inputs, *made) for who in g.watchers.get(v, [])):
+        raise _no("something keeps a value of it after the forward")
 
 # %% ../nbs/13_collapse.ipynb #4c582e4c
-def _below(mods, ks):
-    "The module calls `ks`, and those made in them"
-    under = set(ks)
-    for j,m in enumerate(mods):
-        if m.parent in under: under.add(j)
-    return under
+def _below(visits, top, stay=()):
+    "Module call `top` and those made in it, but for its children at the paths `stay` and what these call"
+    found = {top}
+    for k,visit in enumerate(visits):
+        if visit.parent in found and not (visit.parent==top and visit.path in stay): found.add(k)
+    return found
 
-def sealed(g, k, b):
-    "Stop unless module call `k`, which is block `b`, is the only way to what will go: all that is inside its module, but for the children that stay"
-    mods,p,stay = g.rec.modules,b.path,b.before+b.after
-    under,kept = _below(mods, [k]),_below(mods, [j for j,m in enumerate(mods) if m.parent==k and m.path in stay])
-    goes = {q for q in g.mods if _under(q, p) and not any(_under(q, o) for o in stay)}
-    if any((m.path in goes)!=(j in under) for j,m in enumerate(mods) if j not in kept): raise Stop('collapse', "a part of it is called from outside, or it calls a module that is outside")
-    for q in goes:
-        m = g.mods[q]
-        if hooked(m) or m._backward_hooks or m._backward_pre_hooks: raise Stop('collapse', f"{quote(q)} has a hook")
-        if 'forward' in vars(m): raise Stop('collapse', f"the forward of {quote(q)} is replaced")
-        if nn.utils.parametrize.is_parametrized(m): raise Stop('collapse', f"{quote(q)} is parametrized")
-        for v in g.values_of.get(q, ()):
-            if any(r not in goes for r,_ in g.rec.params[v]) or g.watchers.get(v) or any(k not in g.calls[i].stack for i in g.readers.get(v, [])): raise Stop('collapse', f"a parameter of {quote(q)} is used outside of it")
-    own,places = {id(g.mods[q]._modules) for q in goes},places_of(g.model)
-    if any(id(s) not in own for q in goes-{p} for s,_ in places[id(g.mods[q])]): raise Stop('collapse', "a part of it is registered elsewhere too")
-    if under & g.deciding: raise Stop('collapse', "it decides by what a batch holds")
-    _code_is_plain(g, k, [g.mods[q] for q in goes])
+def sealed(g, k, block):
+    "Stop unless module call `k`, which is `block`, is the only way to what goes: all in it but the children that stay"
+    stay,visits,places = block.before+block.after,g.rec.modules,places_of(g.model)
+    goes = {p for p in g.mods if _under(p, block.path) and not any(_under(p, q) for q in stay)}
+    if {j for j,visit in enumerate(visits) if visit.path in goes}!=_below(visits, k, stay):
+        raise _no("a part of it is called from outside, or it calls a module that is outside")
+    if _below(visits, k) & g.deciding: raise _no("it decides by what a batch holds")
+    own = {id(g.mods[p]._modules) for p in goes}
+    for p in goes:
+        _plain(g, k, p, goes)
+        if p!=block.path and any(id(slots) not in own for slots,_ in places[id(g.mods[p])]):
+            raise _no("a part of it is registered elsewhere too")
+    if g.rec.changed & {id(o) for p in goes for o in reachable(g.mods[p])[0]}: raise _no("its code keeps something")
+    while (k := visits[k].parent) is not None:
+        if any(uses_part_of(g.mods[visits[k].path], name) for _,name in places[id(g.mods[block.path])]):
+            raise _no("the code that calls it uses a part of it")
 
-def _code_is_plain(g, k, goes):
-    "Stop if the forward changed something in the modules `goes`, or if the code that calls block call `k` may use a part of it"
-    visits,names = g.rec.modules,[name for _,name in places_of(g.model)[id(g.mods[g.rec.modules[k].path])]]
-    if g.rec.changed & {id(o) for m in goes for o in reachable(m)[0]}: raise Stop('collapse', "its code keeps something")
-    at = visits[k].parent
-    while at is not None:
-        caller,at = g.mods[visits[at].path],visits[at].parent
-        if any(uses_part_of(caller, name) for name in names): raise Stop('collapse', "the code that calls it uses a part of it")
+def _plain(g, k, path, goes):
+    "Stop if module `path`, which goes with call `k`, has a hook or another forward, or shares a parameter"
+    m = g.mods[path]
+    if hooked(m) or m._backward_hooks or m._backward_pre_hooks: raise _no(f"{quote(path)} has a hook")
+    if 'forward' in vars(m): raise _no(f"the forward of {quote(path)} is replaced")
+    for v in g.values_of.get(path, ()):
+        inside = all(k in g.calls[i].stack for i in g.readers.get(v, ())) and all(p in goes for p,_ in g.rec.params[v])
+        if not inside or g.watchers.get(v): raise _no(f"a parameter of {quote(path)} is used outside of it")
 
 # %% ../nbs/13_collapse.ipynb #dad95404
-def _worth_it(g, b):
-    groups,_,_,taps = layout(ks := kernels(g.mods, b))
-    if len(ks[0].w)*ks[0].w.shape[1]*ks[0].groups//groups*math.prod(taps)>sum(g.mods[p].weight.numel() for p in b.convs): raise Stop('collapse', "one convolution would be more work")
+def _worth_it(g, block):
+    found = kernels(g.mods, block)
+    groups,_,_,taps = layout(found)
+    many = len(found[0].weight)*found[0].n_in//groups*math.prod(taps)
+    if many>sum(g.mods[p].weight.numel() for p in block.convs): raise _no("one convolution would be more work")
 
 def block_of(
     g:Graph, # The calls of one forward
     k:int # Number of a module call
 )->Block: # Stop, with the reason, if it is none
     "The block that module call `k` is"
-    mc = g.rec.modules[k]
-    if not mc.single: raise Stop('collapse', "it takes or gives more than one tensor")
-    if not mc.path or sum(m.path==mc.path for m in g.rec.modules)>1: raise Stop('collapse', "it is called more than once" if mc.path else "it is the whole model")
-    kids,before = [m for m in g.rec.modules[k+1:] if m.parent==k],[]
-    for m,x,at in [(None,mc.inputs[0],mc.start), *in_turn(kids, mc.inputs[0], mc.start)]:
-        if m: before.append(m)
-        lin = linear_part(g, at, mc.end, x)
-        v = list(lin)[-1]
-        if len(lin[v].terms)>1 and any(p for p,_ in lin[v].terms): return _block(g, k, kids, before, x, at, lin, v)
-    raise Stop('collapse', "it adds up no convolutions of one input")
+    visit,visits = g.rec.modules[k],g.rec.modules
+    if not visit.single: raise _no("it takes or gives more than one tensor")
+    if not visit.path: raise _no("it is the whole model")
+    if sum(o.path==visit.path for o in visits)>1: raise _no("it is called more than once")
+    children,(x,),before = [o for o in visits[k+1:] if o.parent==k],visit.inputs,()
+    for child,x,at in [(None,x,visit.start), *in_turn(g, children, x, visit.start)]:
+        if child: before += child.path,
+        lin = linear_part(g, at, visit.end, x)
+        *_,names = (o.names for o in lin.values())
+        if len(names)>1 and any(names): return _block(g, k, before, children, at, lin)
+    raise _no("it adds up no convolutions of one input")
 
-def _block(g, k, kids, before, x, at, lin, v):
-    "The block whose linear part, from value `x` and call `at` on, ends in the sum `v`"
-    mc,i = g.rec.modules[k],g.producer[v]+1
-    after = list(in_turn([m for m in kids if m.start>=i], v, i))
-    ins,ends = [v,*(o for _,o,_ in after)],[i,*(e for *_,e in after)]
-    b = Block(mc.path, lin[v], tuple(m.path for m in before), tuple(m.path for m,*_ in after))
-    if (ins[-1],ends[-1])!=(mc.outputs[0],mc.end): raise Stop('collapse', "it does more with the sum than to call one module after another")
-    if not all(m.single for m in (*before, *(m for m,*_ in after))) or not all(_feeds_only(g, m, o) for (m,*_),o in zip(after, ins)): raise Stop('collapse', "a module in it takes or gives more than one tensor")
-    if any(at<=w<mc.end for w in g.rec.memory_writes.get(g.rec.values[x].memory, ())): raise Stop('collapse', "it writes into its input")
-    if not any(strides(g, w)==strides(g, v) for w,o in lin.items() if any(p for p,_ in o.terms)): raise Stop('collapse', "its sum has another memory layout than a convolution")
-    _unseen(g, mc, lin, at, v, mc.outputs[0]); _worth_it(g, b); sealed(g, k, b)
-    return b
+def _block(g, k, before, children, at, lin):
+    "The block whose linear part `lin`, from call `at` on, ends in a sum"
+    visit,(x,*_,total) = g.rec.modules[k],lin
+    end = g.producer[total]+1
+    after = list(in_turn(g, [child for child in children if child.start>=end], total, end))
+    _,*made = after[-1] if after else (None,total,end)
+    if made!=[*visit.outputs, visit.end]: raise _no("it does more with the sum than to call one module after another")
+    written = g.rec.memory_writes.get(g.rec.values[x].memory, ())
+    if any(at<=i<visit.end for i in written): raise _no("it writes into its input")
+    if not any(strides(g, v)==strides(g, total) for v,o in lin.items() if any(o.names)):
+        raise _no("its sum has another memory layout than a convolution")
+    _unseen(g, visit, lin, at, total)
+    block = Block(visit.path, lin[total].listed(), before, tuple(child.path for child,*_ in after))
+    _worth_it(g, block)
+    sealed(g, k, block)
+    return block
 
 # %% ../nbs/13_collapse.ipynb #b28384d5
 def outermost(
@@ -305,16 +323,17 @@ def outermost(
 )->dict: # Those to replace
     "Of blocks in blocks the outermost, unless one in it puts the same terms together"
     take = {}
-    for p,b in blocks.items():
-        if any(q!=p and _under(q, p) and o.names==b.names for q,o in blocks.items()): continue
-        if not any(_under(p, q) and not any(_under(p, c) for c in o.before+o.after) for q,o in take.items()): take[p] = b
+    for path,block in blocks.items():
+        inner = [q for q,o in blocks.items() if q!=path and _under(q, path) and o.sum.names==block.sum.names]
+        outer = [o for q,o in take.items() if _under(path, q) and not any(_under(path, p) for p in o.before+o.after)]
+        if not inner and not outer: take[path] = block
     return take
 
 def _blocks(g):
     "Every module of the graph that is a block"
     found = {}
-    for k,mc in enumerate(g.rec.modules):
-        try: found[mc.path] = block_of(g, k)
+    for k,visit in enumerate(g.rec.modules):
+        try: found[visit.path] = block_of(g, k)
         except Stop: pass
     return found
 
@@ -323,10 +342,12 @@ def find_blocks(
     batches:list # `Batch`es to look at
 )->dict: # Path -> `Block`, of those that are the same for all batches. FoldError if it cannot run
     "The modules of `model` that are one convolution"
-    try: records = [trace(model, *b.args, **b.kwargs) for b in batches]
-    except Exception as e: raise FoldError(f"the model does not run once it is folded ({type(e).__name__}: {e}). Nothing was changed") from e
-    found,*more = [_blocks(Graph(model, r, others=[o for o in records if o is not r])) for r in records]
-    return outermost({p:b for p,b in found.items() if all(p in o and b.like(o[p]) for o in more)})
+    try: records = [trace(model, *batch.args, **batch.kwargs) for batch in batches]
+    except Exception as e:
+        why = f"{type(e).__name__}: {e}"
+        raise FoldError(f"the model does not run once it is folded ({why}). Nothing was changed") from e
+    found,*more = [_blocks(Graph(model, rec, others=[o for o in records if o is not rec])) for rec in records]
+    return outermost({path:block for path,block in found.items() if all(o.get(path)==block for o in more)})
 
 # %% ../nbs/13_collapse.ipynb #0e211368
 @dataclass
@@ -336,29 +357,38 @@ class Collapsed:
     merged: tuple # Paths of the convolutions that were put together
     into: str # The convolution they became, as text
 
+def _new_conv(found, like, bias):
+    "An empty convolution for the sum of the kernels `found`: dtype, device and memory layout as weight `like`"
+    groups,first,step,taps = layout(found)
+    cls,padding = getattr(nn, f'Conv{len(taps)}d'),tuple(-n for n in first)
+    with torch.device('meta'): # no random numbers are drawn
+        conv = cls(found[0].n_in, len(like), taps, found[0].stride, padding, step, groups, bias, dtype=like.dtype)
+    conv.to_empty(device=like.device)
+    last = {4:torch.channels_last, 5:torch.channels_last_3d}.get(like.dim(), torch.contiguous_format)
+    return conv if like.is_contiguous() or not like.is_contiguous(memory_format=last) else conv.to(memory_format=last)
+
 def one_conv(
     mods:dict, # Path -> module
-    b:Block
+    block:Block
 )->nn.Module: # FoldError if a weight does not fit its dtype
-    "The convolution that is the sum of block `b`"
-    ks = kernels(mods, b)
-    (groups,first,step,taps),old = layout(ks),[mods[p] for p in b.convs]
-    w,bias = put_together(ks, [s for _,s in b.sum.terms], b.sum.t)
-    like,n = max((m.weight for m in old), key=Tensor.numel),len(taps)
-    biases = [m.bias for m in old if m.bias is not None]
-    conv = getattr(nn, f'Conv{n}d')(w.shape[1]*groups, len(w), taps, ks[0].stride, tuple(-f for f in first), step, groups, bias=bool(biases) or bool((bias!=0).any()), device='meta')
-    fmt = {4:torch.channels_last, 5:torch.channels_last_3d}.get(w.dim())
-    fmt = fmt if fmt and like.is_contiguous(memory_format=fmt) and not like.is_contiguous() else torch.contiguous_format
-    def param(x, olds):
-        "A parameter that holds `x`, trained if one of `olds` was"
-        try: return nn.Parameter(round_to(x, torch.empty(x.shape, dtype=like.dtype, device=like.device, memory_format=fmt if x.dim()>1 else torch.contiguous_format)), requires_grad=any(o.requires_grad for o in olds))
-        except OverflowError as e: raise FoldError(f"{quote(b.path)}: {e}: fold without `collapse=True`, or in a wider dtype") from e
-    conv.weight = param(w, [m.weight for m in old])
-    if conv.bias is not None: conv.bias = param(bias, biases or [m.weight for m in old])
+    "The convolution that is the sum of `block`"
+    found,old = kernels(mods, block),[mods[path] for path in block.convs]
+    weight,bias = put_together(found, block.sum.scales, block.sum.shift)
+    weights,biases = [m.weight for m in old],[m.bias for m in old if m.bias is not None]
+    conv = _new_conv(found, max(weights, key=Tensor.numel), bool(biases or bias.any()))
+    for param,new,like in (conv.weight,weight,weights),(conv.bias,bias,biases or weights):
+        if param is None: continue
+        try: round_to(new, param.detach())
+        except OverflowError as e:
+            raise FoldError(f"{quote(block.path)}: {e}: fold without `collapse=True`, or in a wider dtype") from e
+        param.requires_grad_(any(o.requires_grad for o in like)) # trained if one of the old ones was
     conv.training = old[0].training
     return conv
 
-def _text(c): return f"{type(c).__name__}({c.in_channels}, {c.out_channels}, {'x'.join(map(str, c.kernel_size))}{f', groups={c.groups}' if c.groups>1 else ''})"
+def _text(conv):
+    groups = f', groups={conv.groups}' if conv.groups>1 else ''
+    taps = 'x'.join(map(str, conv.kernel_size))
+    return f"{type(conv).__name__}({conv.in_channels}, {conv.out_channels}, {taps}{groups})"
 
 # %% ../nbs/13_collapse.ipynb #d0326612
 def collapsing(
@@ -367,12 +397,13 @@ def collapsing(
 )->tuple: # Changes, and a `Collapsed` for each block
     "The assignments that make each block one layer, or one layer and the children around it"
     mods,places,new,changes,said = dict(model.named_modules()),places_of(model),{},[],[]
-    for p,b in reversed(blocks.items()): # what lies in another's children comes first
-        conv,kids = one_conv(mods, b),lambda ps: [m for q in ps if type(m := new.get(q, mods[q])) is not nn.Identity]
-        parts = [*kids(b.before), conv, *kids(b.after)]
-        new[p] = nn.Sequential(*parts) if len(parts)>1 else conv
-        if len(parts)>1: new[p].training = mods[p].training
-        new[p]._bnfolded = True # as on what is left of a BatchNorm
-        changes += [Change(slots, k, mods[p], new[p], conv.weight) for slots,k in places[id(mods[p])]]
-        said.insert(0, Collapsed(p, b.convs, _text(conv)))
+    for path,block in reversed(blocks.items()): # what lies in another's children comes first
+        conv,was = one_conv(mods, block),mods[path]
+        before,after = ([new.get(p, mods[p]) for p in paths] for paths in (block.before, block.after))
+        parts = [m for m in (*before, conv, *after) if type(m) is not nn.Identity]
+        new[path] = nn.Sequential(*parts) if len(parts)>1 else conv
+        if len(parts)>1: new[path].training = was.training
+        new[path]._bnfolded = True # as on what is left of a BatchNorm
+        changes += [Change(slots, name, was, new[path], conv.weight) for slots,name in places[id(was)]]
+        said.insert(0, Collapsed(path, block.convs, _text(conv)))
     return changes,said
