@@ -116,7 +116,7 @@ def pads_zeros(call, kernel:tuple)->bool:
         return wide or moved or any(as_list(padding)+as_list(call.arg('output_padding', 0)))
     return wide if padding=='same' else False if padding=='valid' else any(as_list(padding))
 
-# %% ../nbs/07_flow.ipynb #d2cd6de9
+# %% ../nbs/07_flow.ipynb #74cd08db
 @dataclass
 class End:
     "Where labels ended"
@@ -182,6 +182,7 @@ class Flow:
     def shape(self, v): return self.g.shape(v)
     def seen(self, v): return self.g.seen(v)
     def is_float(self, v): return self.g.rec.values[v].dtype.is_floating_point
+    def unit(self, v): return torch.finfo(self.g.rec.values[v].dtype).eps
     def labels(self, v):
         "Labels of value `v`: those that arrived, or `IDENT` for one that the map does not reach"
         return self.reached[v] if v in self.reached else untouched_labels(self.g.shape(v))

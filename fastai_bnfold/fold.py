@@ -343,20 +343,20 @@ def _moved(c):
     if isinstance(c.old, nn.Module): c.old.to(t.device, t.dtype)
     else: c.old.data = c.old.data.to(t.device, t.dtype)
 
-# %% ../nbs/15_fold.ipynb #0b56de2d
+# %% ../nbs/15_fold.ipynb #01c9526b
 def others_that_hold(model:nn.Module, plan:FoldPlan)->list:
     "Names of living modules outside of `model` that hold layers which the fold changes"
-    mine = {id(m) for m in model.modules()}
     layers = (*plan.maps, *(e.bn for e in plan.folded))
     touched = [(p,m) for p,m in model.named_modules() if p and any((q+'.').startswith(p+'.') for q in layers)]
-    shared = {id(o):p for p,m in touched for o in (m, *m._parameters.values()) if o is not None}
-    found = []
-    for o in gc.get_objects():
-        if not issubclass(type(o), nn.Module) or id(o) in mine: continue
-        held = (k for r in ('_modules','_parameters') for k in vars(o).get(r, {}).values())
-        at = next((shared[id(k)] for k in held if id(k) in shared), None)
-        if at: found.append(f"another {type(o).__name__} holds `{at}`")
-    return found
+    shared = {id(o):(p, o) for p,m in touched for o in (m, *m._parameters.values()) if o is not None}
+    mine = {id(slots) for m in model.modules() for slots in (m._modules,m._parameters)}
+    holding = gc.get_referrers(*(o for _,o in shared.values())) # a quick look first: mostly nobody else does
+    slots = {id(d):d for d in holding if isinstance(d, dict) and id(d) not in mine}
+    names = {k:next((shared[id(v)][0] for v in d.values() if id(v) in shared), None) for k,d in slots.items()}
+    if not any(names.values()): return []
+    others = [o for o in gc.get_objects() if issubclass(type(o), nn.Module)]
+    held = [(o, names.get(id(vars(o).get(r)))) for o in others for r in ('_modules','_parameters')]
+    return [f"another {type(o).__name__} holds `{name}`" for o,name in held if name]
 
 # %% ../nbs/15_fold.ipynb #4a24da12
 @patch

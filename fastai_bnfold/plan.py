@@ -162,15 +162,15 @@ def extreme_draws(which:str):
     state = [_words[which]]*400 + list(random.Random(0).getstate()[1][400:624])
     random.setstate((3, (*state,0), None)); np.random.set_state(('MT19937', np.array(state, dtype=np.uint32), 0))
 
-# %% ../nbs/09_plan.ipynb #0c0eee32
+# %% ../nbs/09_plan.ipynb #e01ff733
 def _lengths(batch):
     "The number of items, if all tensors have the same, and the lengths of the other axes, the longest first"
     ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim() and not t.is_nested and t.layout==torch.strided]
     items = {len(t) for t in ts}
     return items.pop() if len(items)==1 else None,sorted({n for t in ts for n in t.shape[1:]}, reverse=True)
 
-def _longer(n): return 2*n+1 if n<=64 else n+n//2+1
-def _shorter(n): return n//2-1+n//2%2 if n>8 else n//2
+def _longer(n): return (2*n+1 if n<=64 else n+n//2+1), 2*n
+def _shorter(n): return (n//2-1+n//2%2 if n>8 else n//2),
 
 def _try(model, batch, draws=None):
     "(batch, record) of a forward; None where the model cannot take that batch"
@@ -182,8 +182,10 @@ def _with_other_lengths(model, batch, items, lengths, other, change):
     "(batch, record) with so many `items`, and other `lengths` as far as the model takes them, or None"
     taken,found = {},None
     for n in lengths:
-        more = {**taken, n:other(n)}
-        if other(n)>0 and (look := _try(model, change(resized(batch, items, more)))): taken,found = more,look
+        for new in filter(None, other(n)): # the first that the model takes
+            if look := _try(model, change(resized(batch, items, {**taken, n:new}))): break
+        else: continue
+        taken[n],found = new,look
     return found or _try(model, change(resized(batch, items)))
 
 def looks(
@@ -207,7 +209,7 @@ def looks_unlike(
     "Batches unlike the only one that was looked at: smaller where the model takes that, and in another order"
     if len(looked)>1: return []
     items,lengths = _lengths(looked[0][0])
-    batch,found,smaller = looked[0][0],[],{n:_shorter(n) for n in lengths[:1]}
+    batch,found,smaller = looked[0][0],[],{n:_shorter(n)[0] for n in lengths[:1]}
     few = [negated(resized(batch, items and 1, lengths)) for lengths in (smaller, {})]
     for batches in (few, [turned(resized(batch, items and 2))]):
         for batch in batches: # the first that the model takes

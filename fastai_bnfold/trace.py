@@ -153,19 +153,21 @@ class _Below(Listener):
         tracer.note_operator(func, args, kwargs)
         return func(*args, **kwargs)
 
-# %% ../nbs/05_trace.ipynb #d5433de5
+# %% ../nbs/05_trace.ipynb #81edbd17
 _tells = torch.Tag.data_dependent_output,torch.Tag.dynamic_output_shape
 
 @patch
 def note_operator(self:Tracer, func, args, kwargs):
     "Note what an operator writes, and whether it tells what a tensor holds"
     self.written.update(map(memory_of, written_by(func, args, kwargs)))
-    tells = any(tag in getattr(func, 'tags', ()) for tag in _tells)
-    if tells and ('index' not in func.name() or _by_mask(args)): self.told = True
+    if not isinstance(func, torch._ops.OpOverload): return
+    tagged = any(tag in func.tags for tag in _tells) and ('index' not in func.name() or _by_mask(args))
+    foreign = '::' in op_name(func) and op(op_name(func)).how is None # nobody knows what its result depends on
+    if tagged or foreign or op(op_name(func)).tells: self.told = True
 
 def _by_mask(args): return any(t.dtype in (torch.bool,torch.uint8) for t in tensors_in(args[1:]))
 
-# %% ../nbs/05_trace.ipynb #53c4d53b
+# %% ../nbs/05_trace.ipynb #36b3d608
 @patch
 def call(self:Tracer, func, args, kwargs):
     "Make the call, and record it"
@@ -178,7 +180,8 @@ def call(self:Tracer, func, args, kwargs):
     if op(name).places: self.keep_places(tensors)
     out,written = self.make(func, tensors, args, kwargs)
     made = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
-    if tensors and (self.told or out is not None and holds_plain(out)): self.tell(values)
+    plain = out is not None and holds_plain(out) or any(t.layout!=torch.strided for t in made)
+    if tensors and (self.told or plain or op(name).tells): self.tell(values)
     if written or made or not isinstance(out, Tensor):
         self.note(Call(name, func, refs, kwrefs, values, [], [], self.stack), written, made)
     return out
