@@ -135,7 +135,7 @@ def pads_zeros(call, kernel:tuple)->bool:
     if not op(call.name).transposed: return any(padding)
     return any(n!=1 for n in (*kernel, *stride)) or any(padding+as_list(call.arg('output_padding', 0)))
 
-# %% ../nbs/07_flow.ipynb #d2cd6de9
+# %% ../nbs/07_flow.ipynb #74cd08db
 @dataclass
 class End:
     "Where labels ended"
@@ -201,6 +201,7 @@ class Flow:
     def shape(self, v): return self.g.shape(v)
     def seen(self, v): return self.g.seen(v)
     def is_float(self, v): return self.g.rec.values[v].dtype.is_floating_point
+    def unit(self, v): return torch.finfo(self.g.rec.values[v].dtype).eps
     def labels(self, v):
         "Labels of value `v`: those that arrived, or `IDENT` for one that the map does not reach"
         return self.reached[v] if v in self.reached else untouched_labels(self.g.shape(v))

@@ -8,7 +8,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/fold.html.md"""
 __all__ = ['TOLERANCE', 'UNSTEADY', 'working_dtype', 'difference', 'nudged', 'run', 'BNFolder', 'held_elsewhere', 'twin', 'Done',
            'checksum', 'checksums', 'others_that_hold']
 
-# %% ../nbs/15_fold.ipynb #00a866c6
+# %% ../nbs/15_fold.ipynb #14286acd
 import contextlib, copy, gc, zlib
 from dataclasses import dataclass, field
 import torch
@@ -21,16 +21,17 @@ from .collapse import collapsing, find_blocks
 from .ops import Stop, map_tensors, tensors_in
 from .plan import Batch, FoldError, FoldPlan, looks_unlike, make_plan
 from .report import FoldReport
-from .state import own_copy, put_back, reachable, untouched
+from .state import is_lazy, own_copy, put_back, reachable, untouched
 
-# %% ../nbs/15_fold.ipynb #b46604b0
+# %% ../nbs/15_fold.ipynb #6db4c19b
 TOLERANCE = {
     torch.float64: 1e-8, # unit 1e-16, times what a deep network makes of it
     torch.float32: 1e-3, # unit 6e-8: folds of deep networks were seen to differ by 1e-6 to 1e-4
     torch.float16: 2e-1, # unit 5e-4: a right fold of a ResNet50 was seen to differ by 0.06
-    torch.bfloat16: 8e-1} # unit 4e-3: by 0.25. In half precision the check sees gross errors only; the sums are done in float64 all the same
+    torch.bfloat16: 8e-1} # unit 4e-3: by 0.25. In half precision the check sees gross errors only
 
-UNSTEADY = {torch.float64: 1e-5, torch.float32: 5e-3} # the most that is put down to an unsteady model: a wrong fold is a percent and up
+# the most that is put down to an unsteady model: a wrong fold is a percent and up
+UNSTEADY = {torch.float64: 1e-5, torch.float32: 5e-3}
 
 def working_dtype(model, outs):
     "The coarsest floating type among weights and outputs: the one that decides how much rounding there is"
@@ -38,7 +39,7 @@ def working_dtype(model, outs):
     return max(ds, key=TOLERANCE.get, default=torch.float32)
 
 def difference(before, after)->tuple[float,float]:
-    "Largest absolute difference of two outputs, and the largest relative to each tensor's largest value; infinite where they do not match"
+    "Largest difference of two outputs, absolute and relative to each tensor's largest value; infinite where they do not match"
     befores,afters = ([_dense(t) for t in tensors_in(o)] for o in (before,after))
     if not befores: raise FoldError("the model returns no tensor: there is nothing to check the fold by")
     if [b.shape for b in befores]!=[a.shape for a in afters]: return float('inf'),float('inf')
@@ -56,15 +57,17 @@ def _difference(b, a):
     if not b.is_floating_point(): return (0.,0.) if torch.equal(b, a) else (float('inf'),)*2
     b,a = b.detach().double(),a.detach().double()
     fin = b.isfinite()
-    if not torch.equal(fin, a.isfinite()) or not torch.equal(b[~fin].nan_to_num(), a[~fin].nan_to_num()): return (float('inf'),)*2
+    odd = lambda t: t[~fin].nan_to_num()
+    if not torch.equal(fin, a.isfinite()) or not torch.equal(odd(b), odd(a)): return (float('inf'),)*2
     if not fin.any(): return (0.,0.)
     d,size = float((b[fin]-a[fin]).abs().max()),float(b[fin].abs().max())
     return d,(d/size if size else d)
 
-# %% ../nbs/15_fold.ipynb #56b4e40e
+# %% ../nbs/15_fold.ipynb #c9a59b7c
 def nudged(batch:Batch)->Batch:
     "The batch with every number one unit in the last place larger; integers stay"
-    return batch.map(lambda t: torch.nextafter(t.detach(), torch.full_like(t, float('inf'))) if t.dtype in UNSTEADY else t)
+    up = lambda t: torch.nextafter(t.detach(), torch.full_like(t, float('inf')))
+    return batch.map(lambda t: up(t) if t.dtype in UNSTEADY else t)
 
 def run(model:nn.Module, batch:Batch):
     "The output of `model`, which is left as it was"
@@ -72,34 +75,35 @@ def run(model:nn.Module, batch:Batch):
         args,kwargs = own_copy((batch.args, batch.kwargs))
         return model(*args, **kwargs)
 
-# %% ../nbs/15_fold.ipynb #769c2ea0
+# %% ../nbs/15_fold.ipynb #05e5a2f3
 def _outputs(model, batch):
     "(path, output as float64) of each module call"
-    got,hs = [],[]
-    def note(p):
-        "A hook that keeps the output of module `p`"
-        return lambda m,i,o: got.append((p, [t.detach().double().flatten()[:4096].clone() for t in tensors_in(o) if t.is_floating_point()]))
-    try:
-        for p,m in model.named_modules(): hs.append(m.register_forward_hook(note(p)))
+    got,hooks = [],[]
+    first = lambda t: t.detach().double().flatten()[:4096].clone()
+    def note(path):
+        "A hook that keeps the output of module `path`"
+        return lambda m,i,out: got.append((path, [first(t) for t in tensors_in(out) if t.is_floating_point()]))
+    with put_back(lambda: [h.remove() for h in hooks]):
+        for p,m in model.named_modules(): hooks.append(nn.Module.register_forward_hook(m, note(p)))
         run(model, batch)
-    finally:
-        for h in hs: h.remove()
     return got
 
 def _first_difference(before, after, tol, plan):
     "Path of the first module whose output differs though folding should not change it"
-    changed = {p for p,s in plan.maps.items() if s.post is not None or s.tap is not None} | {e.bn for e in plan.folded if not any(plan.maps[p].post is not None for p in e.into if p in plan.maps)}
+    takes = {p for p,s in plan.maps.items() if s.post is not None}
+    changed = takes | {p for p,s in plan.maps.items() if s.tap is not None}
+    changed |= {e.bn for e in plan.folded if not takes & set(e.into)}
     after = {(p,i):o for i,(p,o) in enumerate(after)}
     for i,(p,o) in enumerate(before):
         if p in changed: continue
         if (p,i) not in after or difference(o or [torch.zeros(1)], after[p,i] or [torch.zeros(1)])[1]>tol: return p
     return None
 
-# %% ../nbs/15_fold.ipynb #8e4069be
+# %% ../nbs/15_fold.ipynb #3d058620
 class BNFolder:
     "Folds the BatchNorm layers of any `nn.Module`, and unfolds them again"
     def __init__(self,
-        model:nn.Module # Changed in place by `fold`; FoldError if it is scripted, compiled, exported or wrapped for data parallelism
+        model:nn.Module # Changed in place by `fold`; FoldError if it is scripted, compiled, exported or wrapped
     ):
         check_model(model)
         self.model,self._done,self._undoable = model,[],True
@@ -135,11 +139,11 @@ class BNFolder:
         plan,before = self._plan(xb, kwargs, **options),twin(self.model) if timeit else None
         if check: plan.looks += looks_unlike(self.model, plan.looks, run)
         report = self._fold(plan, check, collapse, lambda odd: self._plan(xb, kwargs, **{**options, 'odd':odd}))
-        if timeit: report.times = bench({k:_called(m, kwargs) for k,m in (('unfolded',before), ('folded',self.model))}, *xb)
+        if timeit: report.times = bench(dict(unfolded=_called(before, kwargs), folded=_called(self.model, kwargs)), *xb)
         if not undo: self.forget()
         return report
 
-# %% ../nbs/15_fold.ipynb #e28c2e65
+# %% ../nbs/15_fold.ipynb #7253af6f
 @patch
 def _plan(self:BNFolder, xb, kwargs, **options):
     "A plan, or a FoldError in words"
@@ -149,10 +153,10 @@ def _plan(self:BNFolder, xb, kwargs, **options):
     except Exception as e: raise explain(self.model, xb, kwargs, e) from e
 
 def held_elsewhere(model:nn.Module)->dict:
-    "Path -> reason, of layers that stand in a plain list or the like: only the check can tell whether they are called from there"
+    "Path -> reason, of layers that stand in a plain list: only the check can tell if they are called from there"
     loose = {id(m) for m in reachable(model)[1]}
-    return {p:Stop('held', "something else than the module tree holds it, and without the check nobody sees whether it is called there")
-            for p,m in model.named_modules() if id(m) in loose}
+    why = "a plain list or the like holds it too, and may call it: fold with the check"
+    return {p:Stop('held', why) for p,m in model.named_modules() if id(m) in loose}
 
 def _called(model, kwargs): return (lambda *xb: model(*xb, **kwargs)) if kwargs else model
 
@@ -161,7 +165,7 @@ def twin(model:nn.Module)->nn.Module:
     held = [o for m in model.modules() for k,o in vars(m).items() if k not in ('_parameters','_buffers','_modules')]
     return copy.deepcopy(model, {id(t):t.detach().clone() for t in tensors_in(held, depth=4) if not t.is_leaf})
 
-# %% ../nbs/15_fold.ipynb #1523cca0
+# %% ../nbs/15_fold.ipynb #b600a5bb
 class _Differs(Exception): "The check failed: why, on which batch, and the outputs of the folded model's modules"
 
 @patch
@@ -178,7 +182,7 @@ def _fold(self:BNFolder, plan, check, collapse, plan_without):
 
 @patch
 def _odd_layers(self:BNFolder, paths, plan, plan_without, most=4):
-    "Path -> reason, of the few layers without which the others can be folded; empty if there are none, or they are too many"
+    "Path -> reason, of the few layers without which the others fold; empty if there are none, or too many"
     odd = {}
     def search(some):
         "Look for odd layers among `some`"
@@ -197,9 +201,10 @@ def _without_others(self:BNFolder, some, paths, plan, plan_without):
         self._do(fewer, True, False)
         self.rewind(len(self._done)-1)
         return ''
-    except (_Differs,FoldError) as e: return f"without it the model does something else, so its code must look at the layer itself: {e.args[0]}"
+    except (_Differs,FoldError) as e:
+        return f"without it the model does something else, so its code must look at the layer itself: {e.args[0]}"
 
-# %% ../nbs/15_fold.ipynb #5ce41f96
+# %% ../nbs/15_fold.ipynb #69da2105
 @patch
 def _do(self:BNFolder, plan, check, collapse):
     "Make the changes of `plan`, and of a collapse"
@@ -223,20 +228,21 @@ def _commit(self:BNFolder, changes, plan, check):
         self.rewind(done)
         raise
 
-def _n_params(model): return sum(p.numel() for p in model.parameters() if not isinstance(p, nn.parameter.UninitializedTensorMixin))
+def _n_params(model): return sum(p.numel() for p in model.parameters() if not is_lazy(p))
 
 @patch
 def forget(self:BNFolder):
     "Drop what `unfold` needs; there is no way back then"
     if self._done: self._done,self._undoable = [],False
 
-# %% ../nbs/15_fold.ipynb #04d16355
+# %% ../nbs/15_fold.ipynb #f8e43d4c
 @patch
 def _check(self:BNFolder, plan):
     "Compare with the outputs of the unfolded model; returns the largest errors and the tolerance"
     errs,tol = [],TOLERANCE[working_dtype(self.model, tensors_in(plan.looks[0][1]))]
     if not any(_dense(t).isfinite().any() for t in tensors_in(plan.looks[0][1])):
-        raise FoldError("the model's output on this batch has no finite number in it: there is nothing to check the fold by")
+        what = "the model's output on this batch has no finite number in it"
+        raise FoldError(f"{what}: there is nothing to check the fold by")
     for k,(batch,before) in enumerate(plan.looks):
         try: after = run(self.model, batch)
         except (torch.OutOfMemoryError, MemoryError): raise
@@ -246,7 +252,8 @@ def _check(self:BNFolder, plan):
             own = self._unsteadiness(batch, before)
             if k and own==float('inf'): continue # rounding alone changes the answer here: it says nothing
             tol = max(tol, min(own, UNSTEADY.get(working_dtype(self.model, tensors_in(before)), tol)))
-            if not err[1]<=tol: raise _Differs(f"by {err[0]:.3g} (relative {err[1]:.3g}, allowed {tol:.0e})", batch, before, _outputs(self.model, batch))
+            words = f"by {err[0]:.3g} (relative {err[1]:.3g}, allowed {tol:.0e})"
+            if not err[1]<=tol: raise _Differs(words, batch, before, _outputs(self.model, batch))
         errs.append(err)
     return *(max(e) for e in zip(*errs)),tol
 
@@ -271,13 +278,15 @@ def _explained(self:BNFolder, differs, plan):
     "A FoldError that says where the folded model differs"
     words,batch,before,after = differs.args
     if after is None: return FoldError(f"the folded model does not run ({words}). Nothing was changed")
-    again = difference(before, run(self.model, batch))[1]
-    if not again<=TOLERANCE[working_dtype(self.model, tensors_in(before))]:
-        return FoldError(f"the model's own output changes from call to call (relative difference {again:.3g}), so a fold cannot be checked. Nothing was changed")
-    at = _first_difference(_outputs(self.model, batch), after, TOLERANCE[working_dtype(self.model, tensors_in(before))], plan)
-    return FoldError(f"folding would change the model's output {words}{f', starting at `{at}`' if at else ''}. Nothing was changed")
+    again,tol = difference(before, run(self.model, batch))[1],TOLERANCE[working_dtype(self.model, tensors_in(before))]
+    if not again<=tol:
+        own = f"the model's own output changes from call to call (relative difference {again:.3g})"
+        return FoldError(f"{own}, so a fold cannot be checked. Nothing was changed")
+    at = _first_difference(_outputs(self.model, batch), after, tol, plan)
+    start = f", starting at `{at}`" if at else ''
+    return FoldError(f"folding would change the model's output {words}{start}. Nothing was changed")
 
-# %% ../nbs/15_fold.ipynb #5cf38ce6
+# %% ../nbs/15_fold.ipynb #e2d5ed6a
 @dataclass
 class Done:
     "The changes of one fold, and checksums of the weights it left"
@@ -291,7 +300,7 @@ def checksum(t:Tensor)->int:
 
 def checksums(model:nn.Module)->dict:
     "Name -> (dtype, checksum) of each parameter"
-    return {n:(p.dtype, checksum(p)) for n,p in model.named_parameters() if not isinstance(p, nn.parameter.UninitializedTensorMixin)}
+    return {n:(p.dtype, checksum(p)) for n,p in model.named_parameters() if not is_lazy(p)}
 
 def _changed_since(model, left):
     "Name of a parameter that was changed since the fold, other than by moving it; None if there is none"
@@ -299,7 +308,7 @@ def _changed_since(model, left):
     same = lambda p,dtype,was: p is not None and (p.dtype!=dtype or checksum(p)==was)
     return next((n for n,(dtype,was) in left.items() if not same(now.get(n), dtype, was)), None)
 
-# %% ../nbs/15_fold.ipynb #37617b81
+# %% ../nbs/15_fold.ipynb #164b288e
 @patch
 def unfold(self:BNFolder,
     force:bool=False # Even if weights were changed since the fold?
@@ -309,7 +318,9 @@ def unfold(self:BNFolder,
     if not self._done: raise FoldError("there is nothing to unfold: the model is not folded")
     name = None if force else _changed_since(self.model, self._done[-1].left)
     if name:
-        raise FoldError(f"`{name}` was changed since the fold (by training, or by loading weights): the layers from before would stand beside new ones. To put them back all the same: `force=True`")
+        changed = f"`{name}` was changed since the fold (by training, or by loading weights)"
+        beside = "the layers from before would stand beside new ones"
+        raise FoldError(f"{changed}: {beside}. To put them back all the same: `force=True`")
     self.rewind()
     return self.model
 
@@ -332,23 +343,25 @@ def _moved(c):
     if isinstance(c.old, nn.Module): c.old.to(t.device, t.dtype)
     else: c.old.data = c.old.data.to(t.device, t.dtype)
 
-# %% ../nbs/15_fold.ipynb #1c03d5d2
+# %% ../nbs/15_fold.ipynb #01c9526b
 def others_that_hold(model:nn.Module, plan:FoldPlan)->list:
     "Names of living modules outside of `model` that hold layers which the fold changes"
-    mine = {id(m) for m in model.modules()}
-    touched = [p for p in model.named_modules() if p[0] and any(q==p[0] or q.startswith(p[0]+'.') for q in (*plan.maps, *(e.bn for e in plan.folded)))]
-    shared = {id(m):p for p,m in touched} | {id(t):p for p,m in touched for t in m._parameters.values() if t is not None}
-    found = []
-    for o in gc.get_objects():
-        if not issubclass(type(o), nn.Module) or id(o) in mine: continue
-        at = next((shared[id(k)] for r in ('_modules','_parameters') for k in vars(o).get(r, {}).values() if id(k) in shared), None)
-        if at: found.append(f"another {type(o).__name__} holds `{at}`")
-    return found
+    layers = (*plan.maps, *(e.bn for e in plan.folded))
+    touched = [(p,m) for p,m in model.named_modules() if p and any((q+'.').startswith(p+'.') for q in layers)]
+    shared = {id(o):(p, o) for p,m in touched for o in (m, *m._parameters.values()) if o is not None}
+    mine = {id(slots) for m in model.modules() for slots in (m._modules,m._parameters)}
+    holding = gc.get_referrers(*(o for _,o in shared.values())) # a quick look first: mostly nobody else does
+    slots = {id(d):d for d in holding if isinstance(d, dict) and id(d) not in mine}
+    names = {k:next((shared[id(v)][0] for v in d.values() if id(v) in shared), None) for k,d in slots.items()}
+    if not any(names.values()): return []
+    others = [o for o in gc.get_objects() if issubclass(type(o), nn.Module)]
+    held = [(o, names.get(id(vars(o).get(r)))) for o in others for r in ('_modules','_parameters')]
+    return [f"another {type(o).__name__} holds `{name}`" for o,name in held if name]
 
-# %% ../nbs/15_fold.ipynb #a845e354
+# %% ../nbs/15_fold.ipynb #4a24da12
 @patch
 def _collapsing(self:BNFolder, changes, plan):
-    "What would collapse after `changes`, which are made for a moment: further changes, and a `Collapsed` for each block"
+    "What would collapse after `changes`, made for a moment: further changes, and a `Collapsed` for each block"
     n = len(self._done)
     with put_back(lambda: self.rewind(n)):
         self._done.append(Done(changes))
@@ -364,13 +377,14 @@ def _commit_collapsed(self:BNFolder, changes, plan, check):
         with put_back(lambda: [h.remove() for h in hooks]):
             for c in more: hooks.append(c.new.register_forward_hook(lambda m,i,o: called.add(id(m))))
             report = self._commit(more+changes, plan, check)
-        if check and not all(id(c.new) in called for c in more): raise FoldError("a block is called otherwise than by its place in the model")
+        if check and not all(id(c.new) in called for c in more):
+            raise FoldError("a block is called otherwise than by its place in the model")
         report.collapsed = blocks
         return report
     except (FoldError,_Differs) as e:
         if not blocks: raise
         self.rewind(n)
-        why = str(e if isinstance(e, FoldError) else f"it would change the model's output {e.args[0]}").removesuffix('. Nothing was changed')
+        why = str(e) if isinstance(e, FoldError) else f"it would change the model's output {e.args[0]}"
     report = self._commit(changes, plan, check)
-    report.not_collapsed = why
+    report.not_collapsed = why.removesuffix('. Nothing was changed')
     return report

@@ -6,9 +6,10 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/graph.html.md"""
 
 # %% auto #0
 __all__ = ['BN', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'written_out', 'deciding', 'seen_by',
-           'out_of_units', 'quote', 'cls_name', 'bn_part', 'Graph', 'where', 'say', 'strides', 'why_kept']
+           'out_of_units', 'quote', 'cls_name', 'bn_part', 'Graph', 'where', 'say', 'strides', 'why_kept',
+           'reached_into']
 
-# %% ../nbs/06_graph.ipynb #9d80d51a
+# %% ../nbs/06_graph.ipynb #1d792ab2
 import copy, inspect
 from collections import Counter, OrderedDict, defaultdict
 from functools import partial
@@ -17,10 +18,10 @@ from torch import nn
 from .affine import Affine, bn_affine
 from .ops import Call, Ref, Stop, op, value_of
 from .source import Reached, functions_of, units
-from .state import reachable
+from .state import is_lazy, reachable
 from .trace import FROM_WEIGHTS, Record, Watcher, hooked
 
-# %% ../nbs/06_graph.ipynb #1b33ed83
+# %% ../nbs/06_graph.ipynb #5035d9ab
 _registry = {}
 
 def _full_name(cls): return f'{cls.__module__}.{cls.__qualname__}'
@@ -29,7 +30,7 @@ def register_bn(
     cls, # The class, or its full name as a string, such as `"timm.layers.norm_act.BatchNormAct2d"`
     rest=lambda m: nn.Identity() # What is left of a module once its BatchNorm is folded
 ):
-    "Say that `cls` is a BatchNorm with `running_mean`, `running_var`, `weight`, `bias` and `eps`, and what remains of it"
+    "Say that `cls` is a BatchNorm (`running_mean`, `running_var`, `weight`, `bias`, `eps`), and what remains of it"
     _registry[cls if isinstance(cls, str) else _full_name(cls)] = rest
 
 def bn_rest(m:nn.Module):
@@ -40,9 +41,10 @@ for _cls in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm): 
 register_bn('torchvision.ops.misc.FrozenBatchNorm2d')
 
 def _drop_act(m): return nn.Sequential(OrderedDict(drop=m.drop, act=m.act))
-for _name in ('BatchNormAct2d','SyncBatchNormAct','FrozenBatchNormAct2d'): register_bn(f'timm.layers.norm_act.{_name}', _drop_act)
+for _name in ('BatchNormAct2d','SyncBatchNormAct','FrozenBatchNormAct2d'):
+    register_bn(f'timm.layers.norm_act.{_name}', _drop_act)
 
-# %% ../nbs/06_graph.ipynb #af8df75c
+# %% ../nbs/06_graph.ipynb #2fbf51c2
 def is_bn(m:nn.Module)->bool:
     "Is `m` a BatchNorm layer, of a known class or of one derived from it?"
     known = any(_full_name(c) in _registry for c in type(m).__mro__)
@@ -50,7 +52,8 @@ def is_bn(m:nn.Module)->bool:
 
 def scripted_bn(m):
     "Is `m` a scripted BatchNorm?"
-    return isinstance(m, torch.jit.ScriptModule) and getattr(m, 'original_name', '') in ('BatchNorm1d','BatchNorm2d','BatchNorm3d')
+    names = 'BatchNorm1d','BatchNorm2d','BatchNorm3d'
+    return isinstance(m, torch.jit.ScriptModule) and getattr(m, 'original_name', '') in names
 
 def layer_affine(
     m:nn.Module, # A BatchNorm, or a module that is one by what it computes
@@ -63,7 +66,7 @@ def layer_affine(
     with torch.no_grad(): at_0,at_1 = (twin(constant(x)).flatten() for x in (0.,1.))
     return Affine(at_1-at_0, at_0)
 
-# %% ../nbs/06_graph.ipynb #7044d8e4
+# %% ../nbs/06_graph.ipynb #fec38350
 def _one_a_channel(shape, like):
     "Does a tensor of this `shape` hold one number a channel (or one for all) of one like that?"
     return len(shape)<=len(like) and all(n==1 for k,n in enumerate(shape, len(like)-len(shape)) if k!=1)
@@ -85,14 +88,15 @@ def written_out(
     value = visit.inputs[0]
     for call in rec.calls[visit.start:visit.end]:
         others = [v for v in call.reads if v!=value]
-        if call.stack[-1]!=number or call.overwrites or any(rec.values[v].origin!=FROM_WEIGHTS for v in others): return set()
+        from_weights = all(rec.values[v].origin==FROM_WEIGHTS for v in others)
+        if call.stack[-1]!=number or call.overwrites or not from_weights: return set()
         weights.update(v for v in others if v in rec.params)
         if value in call.reads:
             if not _keeps_affine(rec, call, value): return set()
             value = call.writes[0]
     return weights if visit.outputs==(value,)!=visit.inputs else set()
 
-# %% ../nbs/06_graph.ipynb #af25bf78
+# %% ../nbs/06_graph.ipynb #86d7171d
 def _by_name(rec):
     "Each module call by its path and how many calls of that path came before"
     n,found = Counter(),{}
@@ -103,9 +107,9 @@ def _by_name(rec):
 
 def _sizes_vary(rec, others):
     "Module calls that look at a size which is another one in another record"
-    asked = lambda r,k: [o[:2] for o in r.modules[k].sizes]
-    names = [_by_name(o) for o in others]
-    return {k for name,k in _by_name(rec).items() if any(name in ns and asked(rec, k)!=asked(o, ns[name]) for o,ns in zip(others, names))}
+    asked = lambda r: {name:[o[:2] for o in r.modules[k].sizes] for name,k in _by_name(r).items()}
+    mine,theirs = asked(rec),[asked(o) for o in others]
+    return {k for name,k in _by_name(rec).items() if any(o.get(name, mine[name])!=mine[name] for o in theirs)}
 
 def _only_calls(m):
     "Is `m` a plain sequence, whose code calls its children in turn and does nothing else?"
@@ -117,7 +121,9 @@ def _may_read(model, rec, kept):
     reads = {p for p in _with_code(mods, rec) if any(id(o) in kept for o in reachable(mods[p])[0])}
     return {k for k,v in enumerate(rec.modules) if v.path in reads}
 
-def _with_code(mods, rec): return {p for p in {v.path for v in rec.modules} if {'forward','__call__'} & set(functions_of(mods[p]))}
+def _with_code(mods, rec):
+    "Paths of the modules called whose forward is not PyTorch's own"
+    return {p for p in {v.path for v in rec.modules} if {'forward','__call__'} & set(functions_of(mods[p]))}
 
 def _told_by_keeping(model, rec, found):
     "Module calls that could read what those of `found`, which decide, keep somewhere"
@@ -130,10 +136,9 @@ def _told_by_keeping(model, rec, found):
 
 def _takes_more(m, visit):
     "Could the forward of `m` be given more than it was?"
-    try: inspect.signature(m.forward).bind(*[None]*(visit.passed[0]+1), **dict.fromkeys(visit.passed[1]))
-    except (TypeError,ValueError): pass
-    else: return True
-    return any(p.kind is p.VAR_KEYWORD or p.kind is p.KEYWORD_ONLY and n not in visit.passed[1] for n,p in inspect.signature(m.forward).parameters.items())
+    params,(n,names) = inspect.signature(m.forward).parameters,visit.passed
+    places = [k for k,p in params.items() if p.kind in (p.POSITIONAL_ONLY,p.POSITIONAL_OR_KEYWORD)]
+    return bool({*params} - {*places[:n], *names})
 
 def deciding(
     model:nn.Module,
@@ -141,24 +146,26 @@ def deciding(
     others=() # Records of unlike batches
 )->set: # Numbers of module calls
     "The module calls that decide by what a batch holds, or by its size"
-    found = {k for k,v in enumerate(rec.modules) if v.tells} | _sizes_vary(rec, others) | ({0} if rec.outside else set())
+    found = {k for k,v in enumerate(rec.modules) if v.tells or k==0 and rec.outside} | _sizes_vary(rec, others)
     mods,size = dict(model.named_modules()),0
     while size!=len(found):
         size = len(found)
         found |= _told_by_keeping(model, rec, found)
         found |= {v.parent for k,v in enumerate(rec.modules) if k in found and v.gives and v.parent is not None}
-        found |= {k for k,v in enumerate(rec.modules) if v.parent in found and (v.given or _takes_more(mods[v.path], v))}
+        told = lambda v: v.parent in found and (v.given or _takes_more(mods[v.path], v))
+        found |= {k for k,v in enumerate(rec.modules) if told(v)}
     return found
 
-# %% ../nbs/06_graph.ipynb #2d652cc1
+# %% ../nbs/06_graph.ipynb #2f029cde
 def seen_by(rec:Record, number:int)->set:
     "The values that the code of module call `number` got to see"
     visit,mine = rec.modules[number],[c for c in rec.calls if c.stack and c.stack[-1]==number]
     given_back = [v for child in rec.modules if child.parent==number for v in child.outputs]
-    return {*visit.inputs, *given_back, *(v for c in mine for v in (*c.reads, *c.writes) if rec.values[v].origin!=FROM_WEIGHTS)}
+    own = {v for c in mine for v in (*c.reads, *c.writes) if rec.values[v].origin!=FROM_WEIGHTS}
+    return {*visit.inputs, *given_back} | own
 
 def out_of_units(model, paths)->dict:
-    "Module -> path of the deciding module, one of `paths`, that can reach it otherwise than by calling the child it lies in"
+    "Module -> the one of `paths`, which decide, that can reach it otherwise than by calling the child it lies in"
     mods,found,(_,loose) = dict(model.named_modules()),{},reachable(model)
     for path in paths:
         inside = Counter(m for unit in units(mods[path]) for m in unit.modules())
@@ -167,7 +174,7 @@ def out_of_units(model, paths)->dict:
     if paths: found.update((m,next(iter(paths))) for o in loose for m in o.modules() if m not in found)
     return found
 
-# %% ../nbs/06_graph.ipynb #48a28cc3
+# %% ../nbs/06_graph.ipynb #723695e4
 BN = 'BatchNorm' # name of the one call that a BatchNorm layer is in the graph
 
 def quote(path:str)->str:
@@ -178,26 +185,27 @@ def cls_name(m)->str:
     "Name of the class of `m`"
     return type(m).__name__
 
-def _odd(words): return Stop('forward', words)
+_batch_statistics = "it normalizes with batch statistics in eval mode"
+def _odd(words="its forward does more than a BatchNorm"): return Stop('forward', words)
 
 def bn_part(rec, number, m)->tuple:
-    "The part of module call `number` that is the BatchNorm `m`: its calls, the value it reads and the one it makes; Stop if there is none"
+    "What of module call `number` is the BatchNorm `m`: its calls, the value it reads, the one it makes; or Stop"
     visit = rec.modules[number]
     mine = [i for i in range(visit.start, visit.end) if rec.calls[i].stack[-1]==number]
     norms = [i for i in mine if rec.calls[i].name=='batch_norm']
     if len(norms)>1: raise _odd("its forward normalizes more than once")
-    if norms and rec.calls[norms[0]].arg('training'): raise Stop('batch statistics', "it normalizes with batch statistics in eval mode")
+    if norms and rec.calls[norms[0]].arg('training'): raise Stop('batch statistics', _batch_statistics)
     mine = norms or mine
     made = {v for i in mine for v in rec.calls[i].writes}
     data = {v for i in mine for v in rec.calls[i].reads if v not in made and rec.values[v].origin!=FROM_WEIGHTS}
-    if not mine or len(data)!=1 or any(rec.calls[i].overwrites for i in mine): raise _odd("its forward does more than a BatchNorm")
+    if not mine or len(data)!=1 or any(rec.calls[i].overwrites for i in mine): raise _odd()
     x,y = data.pop(),rec.calls[mine[-1]].writes[0]
     alone = bn_rest(m) is None or isinstance(bn_rest(m)(m), nn.Identity)
-    if visit.outputs!=(y,) and alone: raise _odd("its forward does more than a BatchNorm")
+    if visit.outputs!=(y,) and alone: raise _odd()
     if rec.values[x].dtype!=rec.values[y].dtype: raise _odd("it changes the dtype of its input")
     return mine,x,y
 
-# %% ../nbs/06_graph.ipynb #cd25b08f
+# %% ../nbs/06_graph.ipynb #01275558
 class Graph:
     "The calls of one forward with every BatchNorm as one call, and what has been folded so far"
     def __init__(self, model:nn.Module, rec:Record,
@@ -225,7 +233,8 @@ class Graph:
         for i,call in enumerate(self.calls): self._called_directly(call)
         for number,visit in enumerate(self.rec.modules):
             m = self.mods[visit.path]
-            if visit.path in self.layers and bn_rest(m) is not None or self._by_hand(number, m, scales): self._merge(number, visit.path)
+            known = visit.path in self.layers and bn_rest(m) is not None
+            if known or self._by_hand(number, m, scales): self._merge(number, visit.path)
 
     def _by_hand(self, number, m, scales):
         if is_bn(m) or next(m.children(), None) is not None: return False
@@ -246,8 +255,9 @@ class Graph:
         by = self.rec.path(call)
         for p,_ in self.rec.params.get(call.value('running_mean'), []):
             if p==by and p in self.layers: continue
+            who = f"{quote(by)} ({cls_name(self.mods[by])}), which is no BatchNorm class: see `register_bn`"
             self.layers.setdefault(p, [])
-            self.unfit.setdefault(p, Stop('class', f"F.batch_norm is called by {quote(by)} ({cls_name(self.mods[by])}), which is no BatchNorm class: see `register_bn`"))
+            self.unfit.setdefault(p, Stop('class', f"F.batch_norm is called by {who}"))
 
     def _note_deciding(self, numbers):
         "Module calls that decide are watchers of all they see"
@@ -287,10 +297,11 @@ class Graph:
 
     def rows(self):
         "(call, reads, makes, watched by) of each call"
-        return [(where(self, i), c.reads, c.writes, '; '.join(w.words for v in c.writes for w in self.watchers.get(v, [])))
-                for i,c in enumerate(self.calls) if c]
+        who = lambda c: '; '.join(w.words for v in c.writes for w in self.watchers.get(v, []))
+        numbers = lambda values: ' '.join(map(str, values))
+        return [(where(self, i), numbers(c.reads), numbers(c.writes), who(c)) for i,c in enumerate(self.calls) if c]
 
-    def __repr__(self): return '\n'.join(f"{name:40} {' '.join(map(str, r)):12} -> {' '.join(map(str, w)):8} {who}".rstrip() for name,r,w,who in self.rows())
+    def __repr__(self): return '\n'.join('{:40} {:12} -> {:8} {}'.format(*row).rstrip() for row in self.rows())
 
 # %% ../nbs/06_graph.ipynb #ef71aaeb
 def where(g:Graph, i:int)->str:
@@ -309,7 +320,7 @@ def strides(g, v)->list:
     value = g.rec.values[v]
     return [s for s,n in zip(value.stride, value.shape) if n>1]
 
-# %% ../nbs/06_graph.ipynb #2a3e56f8
+# %% ../nbs/06_graph.ipynb #acfc863e
 def _class_stays(m):
     "Stop for a class that cannot go; None for one that can"
     if scripted_bn(m): return Stop('scripted', "it is scripted: fold before scripting")
@@ -317,15 +328,16 @@ def _class_stays(m):
         base = next((c.__name__ for c in type(m).__mro__[1:] if _full_name(c) in _registry), 'BatchNorm')
         return Stop('class', f"{cls_name(m)} is an unknown subclass of {base}: see `register_bn`")
     if is_bn(m) and (m.running_mean is None or m.running_var is None):
-        return Stop('batch statistics', "it normalizes with batch statistics in eval mode (track_running_stats=False)")
-    if any(isinstance(t, nn.parameter.UninitializedTensorMixin) for t in (*m._parameters.values(), *m._buffers.values())):
+        return Stop('batch statistics', _batch_statistics+" (track_running_stats=False)")
+    if any(map(is_lazy, (*m._parameters.values(), *m._buffers.values()))):
         return Stop('not reached', "it is a lazy layer that no batch has reached yet")
 
 def _module_stays(m):
     "Stop for a module that something is attached to"
     if hooked(m): return Stop('hook', "it has a forward hook")
     if 'forward' in vars(m): return Stop('forward', "its forward is replaced")
-    if nn.utils.parametrize.is_parametrized(m): return Stop('computed', "it is parametrized: `torch.nn.utils.parametrize.remove_parametrizations` first")
+    if nn.utils.parametrize.is_parametrized(m):
+        return Stop('computed', "it is parametrized: `torch.nn.utils.parametrize.remove_parametrizations` first")
 
 def _own_values_stay(g, p):
     "Stop if somebody else reads a parameter or buffer of layer `p`"
@@ -333,12 +345,14 @@ def _own_values_stay(g, p):
         slots = g.rec.params[v]
         if g.watchers.get(v): return Stop('read', f"its {slots[0][1]} {g.watchers[v][0].words}")
         for i in g.readers.get(v, []):
-            if not any(q==g.rec.path(g.calls[i]) for q,_ in slots): return Stop('read', f"its {slots[0][1]} is also read by {{call}}", i)
+            if any(q==g.rec.path(g.calls[i]) for q,_ in slots): continue
+            return Stop('read', f"its {slots[0][1]} is also read by {{call}}", i)
 
 def _memory_stays(g, call):
     "Stop if the code relies on the memory that the output of the BatchNorm lies in"
     x,y = call.args[0].v,call.writes[0]
-    if strides(g, x)!=strides(g, y) and _viewed(g, y): return Stop('layout', "its output is viewed in a memory layout that its input does not have")
+    if strides(g, x)!=strides(g, y) and _viewed(g, y):
+        return Stop('layout', "its output is viewed in a memory layout that its input does not have")
     if 0 in strides(g, x) and g.rec.values[y].memory in g.rec.memory_writes:
         return Stop('layout', "its output is written in place, and its input is expanded: many elements in one place")
 
@@ -351,8 +365,13 @@ def why_kept(
     if stop := _class_stays(m) or g.unfit.get(p): return stop
     if not calls: return Stop('not reached', "the batch never reached it")
     if not any(g.seen(c.writes[0]) for c in calls): return Stop('unread', "nothing reads its output")
-    if m in g.out_of_units: return Stop('decides', f"{quote(g.out_of_units[m])}, which may go another way with another batch, reaches into the module that it lies in")
+    if m in g.out_of_units: return reached_into(g, m, 'it')
     return _module_stays(m) or _own_values_stay(g, p) or next(filter(None, (_memory_stays(g, c) for c in calls)), None)
+
+def reached_into(g:Graph, m:nn.Module, name:str)->Stop:
+    "Why module `m`, called `name` in the message, stays where a module that decides reaches into its parent"
+    who = f"{quote(g.out_of_units[m])}, which may go another way with another batch"
+    return Stop('decides', f"{who}, reaches into the module that {name} lies in")
 
 # %% ../nbs/06_graph.ipynb #ac7bf91c
 def _viewed(g, v):

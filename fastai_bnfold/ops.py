@@ -137,7 +137,7 @@ def holds_plain(o)->bool:
     if isinstance(o, dict): o = list(o.values())
     return not o or any(map(holds_plain, o)) if isinstance(o, (list,tuple)) else True
 
-# %% ../nbs/02_ops.ipynb #c0c13a44
+# %% ../nbs/02_ops.ipynb #56148590
 @dataclass(frozen=True)
 class Op:
     "What is known of an operation"
@@ -152,6 +152,7 @@ class Op:
     size: bool = False # What it asks for is a size
     about: bool = False # It reads its first argument and asks about the others, as `view_as` does
     random: bool = False # It draws random numbers
+    tells: bool = False # It turns what a tensor holds into a Python value, or into the size of its result
     cuts: bool = False # It may leave out elements
     places: bool = False # Integer tensors among its arguments say what goes where
     view: bool = False # It asks for a memory layout
@@ -181,7 +182,7 @@ class Stop(Exception):
 
 def between(words=''): return Stop('between', words)
 
-# %% ../nbs/02_ops.ipynb #703b6673
+# %% ../nbs/02_ops.ipynb #b6526f84
 def moves(flow, call):
     "The call copies elements from place to place: send the labels through it"
     args,kwargs = map_tensors(lambda ref: flow.stand_in(ref.v), (call.args, call.kwargs), Ref)
@@ -195,6 +196,7 @@ def same(flow, call):
     "The call changes nothing that matters at inference"
     x,y = call.reads[0],call.writes[0]
     if flow.shape(x)!=flow.shape(y) or not flow.is_float(y): raise between()
+    if flow.unit(y)>flow.unit(x): raise between("it rounds to a coarser type")
     return [flow.labels(x)]
 
 def dropout(flow, call):
@@ -309,14 +311,15 @@ _row('amax amin max min', 'input dim', how=largest)
 _row('mean', 'input dim', how=mean)
 _row('pad constant_pad_nd', 'input pad mode value', how=pads)
 
-# %% ../nbs/02_ops.ipynb #02936433
+# %% ../nbs/02_ops.ipynb #9148eca5
 _row('''dim ndim ndimension dtype device layout is_floating_point is_complex is_cuda is_cpu is_mps is_xpu is_meta
     is_sparse is_sparse_csr is_quantized is_mkldnn is_nested is_leaf is_inference is_conj is_neg is_same_size
     requires_grad grad grad_fn element_size itemsize get_device names has_names _version retains_grad output_nr
     new_zeros new_empty new_ones new_full new_tensor zeros_like ones_like empty_like full_like rand_like
-    randn_like result_type can_cast is_tensor is_storage hash repr format str dir class _backward_hooks _base
+    randn_like result_type can_cast is_tensor is_storage hash dir class _backward_hooks _base
     name is_signed type_of''', asks=True)
 _row('shape size len numel nelement stride nbytes storage_offset is_contiguous', asks=True, size=True)
+_row('_pack_padded_sequence _pad_packed_sequence apply map repr str format', tells=True)
 _row('''rand randn randint randperm rand_like randn_like randint_like bernoulli multinomial normal uniform random
     dropout exponential rrelu''', random=True)
 

@@ -9,7 +9,7 @@ __all__ = ['FoldError', 'FoldEntry', 'Share', 'FoldPlan', 'apply', 'try_ways', '
            'negated', 'turned', 'extreme_draws', 'looks', 'looks_unlike', 'settled', 'check_statistics', 'kept_paths',
            'layers_in_order', 'make_plan']
 
-# %% ../nbs/09_plan.ipynb #82421291
+# %% ../nbs/09_plan.ipynb #1d77ec31
 import fnmatch, random
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from .affine import Affine, after
 from .flow import Absorber
 from .graph import Graph, is_bn, quote, say, scripted_bn
 from .ops import Stop, map_tensors, moves, op, tensors_in
+from .state import is_lazy
 from .trace import Record, trace
 from .ways import aside, backward, forward, through_sum
 
@@ -47,13 +48,13 @@ class Share:
     post: Affine|None # Map on its outputs
     tap: Affine|None # Added to its centre tap and its bias, last of all
 
-# %% ../nbs/09_plan.ipynb #151f715b
+# %% ../nbs/09_plan.ipynb #98ed5863
 @dataclass
 class FoldPlan:
     "One entry for every BatchNorm layer of a model, each exactly once"
     entries: list
     maps: dict = field(default_factory=dict, repr=False) # Path of an absorbing layer -> its `Share`
-    looks: list = field(default_factory=list, repr=False) # (batch, output of the unfolded model) of each batch it was decided on
+    looks: list = field(default_factory=list, repr=False) # (batch, unfolded output) of each that it was decided on
     layers: tuple = () # Module paths of all layers with weights, in the order of their calls
     changed: tuple = () # Module paths whose own output is another once the model is folded
 
@@ -69,7 +70,7 @@ class FoldPlan:
         "Entries of the layers that stay"
         return [e for e in self if not e.folded]
 
-# %% ../nbs/09_plan.ipynb #040d25d9
+# %% ../nbs/09_plan.ipynb #a27d9417
 def apply(g:Graph, move):
     "Note that layer `move.bn` is gone, and who has absorbed what"
     for p,(o,a) in move.post.items():
@@ -83,7 +84,7 @@ def apply(g:Graph, move):
         g.memory[g.one_memory(y)] = g.one_memory(x)
 
 def try_ways(g:Graph, path:str, into_bn:bool):
-    "The first way that layer `path` can go, or what stopped each of them; to let others undo its map is the last resort"
+    "The first way that layer `path` can go, or what stopped each; to let others undo its map is the last resort"
     stops = []
     for way in (backward, forward, aside, through_sum, partial(backward, undo=True)):
         if way not in (backward, forward, aside, through_sum) and stops[0].kind!='undoes': break
@@ -92,7 +93,7 @@ def try_ways(g:Graph, path:str, into_bn:bool):
     return None,[stops[-1], *stops[1:4]] if len(stops)>4 else stops
 
 def decide(g:Graph)->tuple:
-    "Fold one layer after another until none can go; another BatchNorm absorbs only what no convolution or linear layer can"
+    "Fold one layer after another until none can go; another BatchNorm absorbs only what no other layer can"
     moves,stops,tried = {},{},{}
     todo = [p for p in g.layers if p not in g.unfit]
     def sweep(paths, into_bn):
@@ -106,10 +107,11 @@ def decide(g:Graph)->tuple:
     while size!=len(moves):
         size = len(moves)
         sweep([p for p in todo if p not in moves], False)
-        if size==len(moves): sweep([p for p in todo if p not in moves and any(s.kind=='batchnorm' for s in stops[p])], True)
+        beside = [p for p in todo if p not in moves and any(s.kind=='batchnorm' for s in stops[p])]
+        if size==len(moves): sweep(beside, True)
     return moves,{**g.unfit, **{p:s for p,s in stops.items() if s}}
 
-# %% ../nbs/09_plan.ipynb #d21d08c8
+# %% ../nbs/09_plan.ipynb #304e5c7a
 @dataclass
 class Batch:
     "The inputs of a model"
@@ -126,7 +128,7 @@ def as_batch(o)->Batch:
     return Batch((), o) if isinstance(o, dict) else Batch(tuple(o) if isinstance(o, (tuple,list)) else (o,))
 
 def resized(batch:Batch, items:int|None=None, lengths=())->Batch:
-    "`batch` with so many items (None: as many as it has), and with each axis of a length in `lengths` as long as is given there"
+    "`batch` with so many items (None: as it has), and each axis of a length in `lengths` as long as is given there"
     def f(t):
         "`t`, repeated or cut"
         if t.is_nested or t.layout!=torch.strided: return t
@@ -143,7 +145,7 @@ def negated(batch:Batch)->Batch:
     return batch.map(lambda t: -t if _plain(t) else t)
 
 def turned(batch:Batch)->Batch:
-    "`batch` with its items and positions in reverse order, and images in the other memory format; integers and truth values stay"
+    "`batch` with items and positions in reverse order, images in the other memory format; integers stay as they are"
     def f(t):
         "`t` turned"
         if not _plain(t): return t
@@ -151,23 +153,24 @@ def turned(batch:Batch)->Batch:
         return t.to(memory_format=torch.channels_last) if t.dim()==4 and t.is_contiguous() else t.contiguous()
     return batch.map(f)
 
-# %% ../nbs/09_plan.ipynb #bd6c95d7
-_words = {'lowest':0, 'middle':0x80102204, 'highest':0x12dd9bb3} # of a Mersenne Twister's state, which gives them out as 0, 2**31, and 32 ones
+# %% ../nbs/09_plan.ipynb #08b26e32
+# words of a Mersenne Twister's state, which gives them out as 0, 2**31, and 32 ones
+_words = {'lowest':0, 'middle':0x80102204, 'highest':0x12dd9bb3}
 
 def extreme_draws(which:str):
-    "Set the random generators of Python and numpy so that the next 200 draws are the `which` ones: 'lowest', 'middle' or 'highest'"
+    "Let the next 200 draws of Python and numpy be the `which` ones: 'lowest', 'middle' or 'highest'"
     state = [_words[which]]*400 + list(random.Random(0).getstate()[1][400:624])
     random.setstate((3, (*state,0), None)); np.random.set_state(('MT19937', np.array(state, dtype=np.uint32), 0))
 
-# %% ../nbs/09_plan.ipynb #31077237
+# %% ../nbs/09_plan.ipynb #e01ff733
 def _lengths(batch):
     "The number of items, if all tensors have the same, and the lengths of the other axes, the longest first"
     ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim() and not t.is_nested and t.layout==torch.strided]
     items = {len(t) for t in ts}
     return items.pop() if len(items)==1 else None,sorted({n for t in ts for n in t.shape[1:]}, reverse=True)
 
-def _longer(n): return 2*n+1 if n<=64 else n+n//2+1
-def _shorter(n): return n//2-1+n//2%2 if n>8 else n//2
+def _longer(n): return (2*n+1 if n<=64 else n+n//2+1), 2*n
+def _shorter(n): return (n//2-1+n//2%2 if n>8 else n//2),
 
 def _try(model, batch, draws=None):
     "(batch, record) of a forward; None where the model cannot take that batch"
@@ -176,11 +179,13 @@ def _try(model, batch, draws=None):
     except Exception: return None
 
 def _with_other_lengths(model, batch, items, lengths, other, change):
-    "(batch, record) with so many `items`, and as many of the `lengths` another as the model takes; None where it takes nothing"
+    "(batch, record) with so many `items`, and other `lengths` as far as the model takes them, or None"
     taken,found = {},None
     for n in lengths:
-        more = {**taken, n:other(n)}
-        if other(n)>0 and (look := _try(model, change(resized(batch, items, more)))): taken,found = more,look
+        for new in filter(None, other(n)): # the first that the model takes
+            if look := _try(model, change(resized(batch, items, {**taken, n:new}))): break
+        else: continue
+        taken[n],found = new,look
     return found or _try(model, change(resized(batch, items)))
 
 def looks(
@@ -189,7 +194,8 @@ def looks(
     sizes:bool # Is another size of it to be looked at?
 ): # (batch, record) of each look; with other draws too, if the record drew: then without the batch
     "Look at other batches"
-    if rec.drawn: yield from ((None, look[1]) for which in _words if (look := _try(model, batch, partial(extreme_draws, which))))
+    for which in _words if rec.drawn else ():
+        if look := _try(model, batch, partial(extreme_draws, which)): yield None,look[1]
     if not sizes: return
     items,lengths = _lengths(batch)
     for n,other,change in ((1, _longer, negated), (max(2, (items or 0)+1), _shorter, turned)):
@@ -200,10 +206,10 @@ def looks_unlike(
     looked:list, # (batch, output) of each batch that the plan was decided on
     run # `(model, batch) -> output`, which leaves the model as it was
 )->list: # (batch, output)
-    "Batches unlike the one that was looked at, if it was only one: smaller where the model takes that, and in another order"
+    "Batches unlike the only one that was looked at: smaller where the model takes that, and in another order"
     if len(looked)>1: return []
     items,lengths = _lengths(looked[0][0])
-    batch,found,smaller = looked[0][0],[],{n:_shorter(n) for n in lengths[:1]}
+    batch,found,smaller = looked[0][0],[],{n:_shorter(n)[0] for n in lengths[:1]}
     few = [negated(resized(batch, items and 1, lengths)) for lengths in (smaller, {})]
     for batches in (few, [turned(resized(batch, items and 2))]):
         for batch in batches: # the first that the model takes
@@ -212,7 +218,7 @@ def looks_unlike(
             except Exception: pass
     return found
 
-# %% ../nbs/09_plan.ipynb #5a39f112
+# %% ../nbs/09_plan.ipynb #6b736eaa
 def _maps(g, paths): return [d[p][1] if p in d else None for p in sorted(paths) for d in (g.pre, g.post, g.tap)]
 
 def _same_maps(a, b):
@@ -224,7 +230,8 @@ def _into(move): return tuple(dict.fromkeys([*move.post, *move.pre, *move.tap]))
 def _agrees(g, moves, h, others, p):
     "Does graph `h` allow what `moves`, decided on graph `g`, does with layer `p`?"
     into = _into(moves[p])
-    if h.layers.get(p): return p in others and set(into)==set(_into(others[p])) and _same_maps(_maps(g, into), _maps(h, into))
+    if h.layers.get(p):
+        return p in others and set(into)==set(_into(others[p])) and _same_maps(_maps(g, into), _maps(h, into))
     return not any(h.readers.get(v) for o in into for v in h.values_of.get(o, ()))
 
 def settled(
@@ -238,27 +245,30 @@ def settled(
     while True:
         graphs = [Graph(model, r, unfit, others=[o for o in records if o is not r], **kwargs) for r in records]
         found = [(g, *decide(g)) for g in graphs]
-        differ = {p for g,moves,_ in found for h,others,_ in found if h is not g for p in moves if not _agrees(g, moves, h, others, p)}
+        pairs = [(a, b) for a in found for b in found if a is not b]
+        differ = {p for (g,moves,_),(h,others,_) in pairs for p in moves if not _agrees(g, moves, h, others, p)}
         if not differ: return found
-        unfit.update(dict.fromkeys(differ, Stop('looks', "for another batch, or another size of it, it would fold otherwise")))
+        why = Stop('looks', "for another batch, or another size of it, it would fold otherwise")
+        unfit.update(dict.fromkeys(differ, why))
 
-# %% ../nbs/09_plan.ipynb #2b221c00
+# %% ../nbs/09_plan.ipynb #340cb972
 def _statistics(m):
     "Name -> tensor, of what BatchNorm `m` computes with"
     tensors = {n:getattr(m, n, None) for n in ('running_mean','running_var','weight','bias')}
-    return {n:t for n,t in tensors.items() if t is not None and not isinstance(t, nn.parameter.UninitializedTensorMixin)}
+    return {n:t for n,t in tensors.items() if t is not None and not is_lazy(t)}
 
 def check_statistics(model:nn.Module):
     "FoldError if a BatchNorm holds a number that is not finite"
     bns = {p:m for p,m in model.named_modules() if is_bn(m) and not scripted_bn(m)}
     for p,m in bns.items():
         if not hasattr(m, 'eps'):
-            raise FoldError(f"`{p}` ({type(m).__name__}) is registered as a BatchNorm and has no `eps`: give it one, the number that it adds to the variance")
+            what = f"`{p}` ({type(m).__name__}) is registered as a BatchNorm and has no `eps`"
+            raise FoldError(f"{what}: give it one, the number it adds to the variance")
     if not _all_sound(bns.values()):
         for p,m in bns.items(): _check_layer(p, m)
 
 def _all_sound(bns):
-    "Is every number finite and every variance positive? One question for all layers: one by one it takes longer than a small model's forward"
+    "Is every number finite, every variance positive? One question for all: one by one it takes longer"
     flat = lambda t: t.detach().flatten().to('cpu', torch.float64)
     stats = [_statistics(m) for m in bns]
     numbers = [flat(t) for d in stats for t in d.values()]
@@ -267,12 +277,13 @@ def _all_sound(bns):
 
 def _check_layer(p, m):
     for n,t in _statistics(m).items():
-        if not t.isfinite().all():
-            raise FoldError(f"{n} of `{p}` holds {t[~t.isfinite()][0].item()}: it cannot be folded. Train the model again or reset the layer's statistics")
-    if 'running_var' in _statistics(m) and (m.running_var.double()+m.eps<=0).any():
-        raise FoldError(f"running_var of `{p}` plus eps is {float((m.running_var.double()+m.eps).min())}: it must be positive")
+        if t.isfinite().all(): continue
+        bad = f"{n} of `{p}` holds {t[~t.isfinite()][0].item()}"
+        raise FoldError(f"{bad}: it cannot be folded. Train the model again or reset the layer's statistics")
+    least = float((m.running_var.double()+m.eps).min()) if 'running_var' in _statistics(m) else 1.
+    if least<=0: raise FoldError(f"running_var of `{p}` plus eps is {least}: it must be positive")
 
-# %% ../nbs/09_plan.ipynb #1bcfb0ed
+# %% ../nbs/09_plan.ipynb #14ffa2b9
 def kept_paths(
     model:nn.Module,
     keep # A path, a pattern, a class, or several of them
@@ -280,12 +291,16 @@ def kept_paths(
     "The modules that are to stay as they are, with everything in them"
     found,mods = {},dict(model.named_modules())
     for o in keep if isinstance(keep, (list,tuple,set)) else [keep]:
-        matches = isinstance(o, (str,type)) and [p for p,m in mods.items() if (isinstance(m, o) if isinstance(o, type) else fnmatch.fnmatchcase(p, o))]
-        if not matches: raise FoldError(f"keep={o!r} names no module of the model: pass a path, a pattern such as 'head.*', or a class")
-        found.update({q:getattr(o, '__name__', o) for p in matches for q in mods if q==p or q.startswith(p+'.') or not p})
+        fits = lambda p,m: isinstance(m, o) if isinstance(o, type) else isinstance(o, str) and fnmatch.fnmatchcase(p, o)
+        matches = [p for p,m in mods.items() if fits(p, m)]
+        if not matches:
+            what = f"keep={o!r} names no module of the model"
+            raise FoldError(f"{what}: pass a path, a pattern such as 'head.*', or a class")
+        below = [q for p in matches for q in mods if q==p or q.startswith(p+'.') or not p]
+        found.update(dict.fromkeys(below, getattr(o, '__name__', o)))
     return found
 
-# %% ../nbs/09_plan.ipynb #a5ce0277
+# %% ../nbs/09_plan.ipynb #15b1d54d
 def _final(into, p):
     "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
     return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))
@@ -319,7 +334,8 @@ def _shares(found, into):
     shares = {}
     for g,_,_ in found:
         ways = [{p:a for p,a in d.items() if p not in into} for d in (g.pre, g.post, g.tap)]
-        for p,(o,_) in (item for d in ways for item in d.items()): shares[p] = Share(o, *(d[p][1] if p in d else None for d in ways))
+        owners = {p:o for d in ways for p,(o,_) in d.items()}
+        shares.update({p:Share(o, *(d[p][1] if p in d else None for d in ways)) for p,o in owners.items()})
     return shares
 
 def _assemble(found, looked):
@@ -330,7 +346,7 @@ def _assemble(found, looked):
     shares = _shares(found, into)
     return FoldPlan(entries, shares, looked, layers_in_order(graphs), _changed(found))
 
-# %% ../nbs/09_plan.ipynb #34fbda68
+# %% ../nbs/09_plan.ipynb #506c5d17
 def make_plan(
     model:nn.Module, # Its layers are decided on; nothing is changed
     *args, # One batch, as the positional inputs of the model
@@ -348,7 +364,8 @@ def make_plan(
     def decided():
         with torch.device('cpu'): return settled(model, [r for _,r in looked], unfit, scales=scales, kept=kept)
     found = decided()
-    more = [look for (b,rec),(g,moves,_) in zip(looked, found) for look in looks(model, b, rec, rec.sized or _moved(g, moves))]
+    sized = [rec.sized or _moved(g, moves) for (_,rec),(g,moves,_) in zip(looked, found)]
+    more = [look for (b,rec),s in zip(looked, sized) for look in looks(model, b, rec, s)]
     if more: looked += more; found = decided()
     return _assemble(found, [(b, r.out) for b,r in looked if b is not None])
 

@@ -81,7 +81,7 @@ def deciding_line()->str:
     check = is_check(*lines[0][:2]) and not any(may_catch(*o[:2]) for o in lines[1:users] if o[2]!='torch')
     return '' if check else linecache.getline(*lines[0][:2]).strip() or f'line {lines[0][1]}'
 
-# %% ../nbs/04_source.ipynb #21f9031d
+# %% ../nbs/04_source.ipynb #f1dbc960
 def functions_of(m:nn.Module)->dict:
     "Name -> the functions of that name that the class of `m`, its bases or `m` itself has; PyTorch's own are left out"
     found = {}
@@ -101,11 +101,12 @@ def _nodes(f):
     first = lambda n: min(o.lineno for o in [n, *getattr(n, 'decorator_list', [])])
     kinds = ast.FunctionDef,ast.AsyncFunctionDef,ast.Lambda
     named = lambda n: getattr(n, 'name', '<lambda>')==f.__name__
-    return [n for n in ast.walk(tree) if isinstance(n, kinds) and named(n) and first(n)==f.__code__.co_firstlineno] if tree else []
+    found = [n for n in ast.walk(tree) if isinstance(n, kinds) and named(n)] if tree else []
+    return [n for n in found if first(n)==f.__code__.co_firstlineno]
 
-# %% ../nbs/04_source.ipynb #5589c935
-_parts_of_self = set('''modules children parameters buffers named_modules named_children named_parameters named_buffers apply _apply
-    state_dict get_submodule get_parameter get_buffer _modules _parameters _buffers __dict__'''.split())
+# %% ../nbs/04_source.ipynb #543cae82
+_parts_of_self = set('''modules children parameters buffers named_modules named_children named_parameters named_buffers
+    apply _apply state_dict get_submodule get_parameter get_buffer _modules _parameters _buffers __dict__'''.split())
 
 def _is_called(node):
     "Is what this expression gives just called? It may be one of several that are chosen from"
@@ -127,7 +128,7 @@ def _loop_over(node):
     if isinstance(up, ast.Call) and isinstance(up.func, ast.Name) and up.func.id in ('enumerate','zip','reversed'):
         place = {'enumerate':1, 'zip':up.args.index(node) if node in up.args else None}.get(up.func.id)
         node,up = up,up.parent
-    if isinstance(up, ast.Attribute) and up.attr in ('values','items') and isinstance(up.parent, ast.Call): # of a ModuleDict
+    if getattr(up, 'attr', '') in ('values','items') and isinstance(up.parent, ast.Call): # of a ModuleDict
         place,node,up = {'items':1}.get(up.attr),up.parent,up.parent.parent
     if not isinstance(up, (ast.For,ast.comprehension)) or up.iter is not node: return None
     if place is None: return up.target
@@ -139,17 +140,22 @@ def _items_called(node, function):
     if isinstance(up, ast.Subscript) and up.value is node and not isinstance(up.slice, ast.Slice): return _is_called(up)
     target = _loop_over(node)
     if not isinstance(target, ast.Name): return False
-    uses = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id==target.id and isinstance(n.ctx, ast.Load)]
+    names = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id==target.id]
+    uses = [n for n in names if isinstance(n.ctx, ast.Load)]
     return all(_is_called(n) or _is_asked(n) for n in uses)
 
-# %% ../nbs/04_source.ipynb #00552486
+# %% ../nbs/04_source.ipynb #e9677c62
 def _written(node):
     "What statement or target `node` writes into; None if it writes nothing but a local name"
     if isinstance(node, (ast.Attribute,ast.Subscript)) and isinstance(node.ctx, (ast.Store,ast.Del)): return node
     if isinstance(node, (ast.Global,ast.Nonlocal)): return node
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not _only_raises(node):
         return node.value.func.value if isinstance(node.value.func, ast.Attribute) else node
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ('setattr','delattr','exec','eval'): return node
+    if _called_name(node) in ('setattr','delattr','exec','eval'): return node
+
+def _called_name(node):
+    "The name of the function that `node` calls; empty if it is no call, or of something else"
+    return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ''
 
 def _root(node):
     "The name at the start of `a.b[c].d`"
@@ -159,11 +165,12 @@ def _root(node):
 def _made_here(name, function):
     "Is every value that `function` gives to its variable `name` a new list, dict or set?"
     made = ast.List,ast.Dict,ast.Set,ast.ListComp,ast.DictComp,ast.SetComp
-    given = [n for n in ast.walk(function) if isinstance(n, ast.Assign) and any(isinstance(t, ast.Name) and t.id==name for t in n.targets)]
+    assigned = [n for n in ast.walk(function) if isinstance(n, ast.Assign)]
+    given = [n for n in assigned if any(isinstance(t, ast.Name) and t.id==name for t in n.targets)]
     arguments = [a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)]
     return bool(given) and name not in arguments and all(isinstance(n.value, made) for n in given)
 
-# %% ../nbs/04_source.ipynb #14e9e7d3
+# %% ../nbs/04_source.ipynb #8519c45a
 class Reached:
     "How the code of module `m`, as far as its `forward` leads, speaks of its children"
     def __init__(self, m:nn.Module):
@@ -197,14 +204,16 @@ class Reached:
     def own_function(self, node):
         "Is `self` passed, first of all, to a function that it holds itself, which is read too?"
         up = node.parent
-        name = up.func.attr if isinstance(up, ast.Call) and up.args[:1]==[node] and isinstance(up.func, ast.Attribute) else None
+        first = isinstance(up, ast.Call) and up.args[:1]==[node]
+        name = getattr(up.func, 'attr', None) if first else None
         if name in self.functions: self.todo.append(name)
         return name in self.functions
 
     def store(self, target, me, function):
         "Note where the code keeps something: in an attribute of `self`, or elsewhere than in what it has just made"
-        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and [target.value.id]==me: self.stores = True
-        elif not (isinstance(root := _root(target), ast.Name) and _made_here(root.id, function)): self.stores_elsewhere = True
+        root = getattr(_root(target), 'id', None)
+        if isinstance(target, ast.Attribute) and [getattr(target.value, 'id', None)]==me: self.stores = True
+        elif root is None or not _made_here(root, function): self.stores_elsewhere = True
 
     def child(self, node, function):
         "Note what it does with `self.child`"
@@ -228,15 +237,15 @@ def units(m:nn.Module)->list:
     for name,child in m.named_children(): add(name, child, name not in r.inside|r.items)
     return found
 
-# %% ../nbs/04_source.ipynb #bfd6b12b
+# %% ../nbs/04_source.ipynb #77d58d4f
 def uses_part_of(m:nn.Module, name:str)->bool:
-    "Does the code that the forward of `m` leads to use a part of something called `name`, as in `self.block.conv` or `net.block[0]`?"
-    used = [n.parent for root in Reached(m).nodes for n in ast.walk(root) if isinstance(n, ast.Attribute) and n.attr==name]
+    "Does the code that the forward of `m` leads to use a part of a `name`, as in `self.block.conv` or `net.block[0]`?"
+    used = [n.parent for root in Reached(m).nodes for n in ast.walk(root) if getattr(n, 'attr', None)==name]
     return any(isinstance(up, (ast.Attribute,ast.Subscript)) for up in used)
 
-# %% ../nbs/04_source.ipynb #f358f57a
+# %% ../nbs/04_source.ipynb #2fbbe677
 def passes_bias(m:nn.Module)->bool:
     "Would the code of `m` use a bias if there were one?"
     if getattr(inspect.getattr_static(type(m), 'forward'), '__module__', '').startswith('torch.nn.'): return True
-    names = [n.attr for fs in functions_of(m).values() for f in fs for o in _nodes(f) for n in ast.walk(o) if isinstance(n, ast.Attribute)]
-    return 'bias' in names
+    roots = [root for functions in functions_of(m).values() for f in functions for root in _nodes(f)]
+    return any(getattr(n, 'attr', None)=='bias' for root in roots for n in ast.walk(root))

@@ -8,7 +8,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/trace.html.md"""
 __all__ = ['FROM_INPUT', 'FROM_CODE', 'FROM_WEIGHTS', 'Value', 'ModuleCall', 'Watcher', 'Record', 'Numbers', 'Tracer', 'hooked',
            'see', 'trace']
 
-# %% ../nbs/05_trace.ipynb #4c1cad10
+# %% ../nbs/05_trace.ipynb #bb3406e7
 import contextlib, gc, random, threading, weakref
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,10 +18,12 @@ from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from .ops import Asked, Call, Ref, holds_plain, map_tensors, op, op_name, tensors_in
 from .source import deciding_line
-from .state import Listener, keeper, memory_of, no_gc, own_attrs, own_copy, put_back, random_state, reachable, untouched, written_by
+from .state import Listener, is_lazy, memory_of, no_gc, own_attrs, own_copy, put_back
+from .state import reachable, untouched, written_by
 
-# %% ../nbs/05_trace.ipynb #c1f5afc2
-FROM_INPUT,FROM_CODE,FROM_WEIGHTS = 0,1,2 # what a value was made from: the inputs; shapes and numbers in the code; parameters and buffers alone
+# %% ../nbs/05_trace.ipynb #4f05c01b
+# what a value was made from: the inputs; shapes and numbers in the code; parameters and buffers alone
+FROM_INPUT,FROM_CODE,FROM_WEIGHTS = 0,1,2
 
 @dataclass
 class Value:
@@ -49,7 +51,7 @@ class ModuleCall:
     tells: str = '' # The line of its own code that turned what a tensor holds into a Python value
     sizes: list = field(default_factory=list) # What its own code asked sizes for, as (size, other number, line of code)
 
-# %% ../nbs/05_trace.ipynb #9e7ab241
+# %% ../nbs/05_trace.ipynb #1261da30
 class Watcher(NamedTuple):
     "Who else sees a value"
     kind: str # 'output', 'hook', 'kept' or 'decides'
@@ -65,7 +67,7 @@ class Record:
     watchers: dict = field(default_factory=dict) # Value -> the `Watcher`s of it
     places: dict = field(default_factory=dict) # Value -> the integer tensor, where it says what goes where
     memory_writes: dict = field(default_factory=dict) # Memory -> the calls that wrote it in place
-    changed: set = field(default_factory=set) # id of each object whose contents, other than tensors, the forward changed
+    changed: set = field(default_factory=set) # id of each object in which more than tensors was changed
     sized: bool = False # Did the code ask for a size that may be another for another batch?
     drawn: bool = False # Did it draw random numbers from Python or numpy?
     outside: str = '' # A line of code outside of every module's forward that was told what a tensor holds, or a size
@@ -151,30 +153,35 @@ class _Below(Listener):
         tracer.note_operator(func, args, kwargs)
         return func(*args, **kwargs)
 
-# %% ../nbs/05_trace.ipynb #94a5f972
+# %% ../nbs/05_trace.ipynb #81edbd17
 _tells = torch.Tag.data_dependent_output,torch.Tag.dynamic_output_shape
 
 @patch
 def note_operator(self:Tracer, func, args, kwargs):
     "Note what an operator writes, and whether it tells what a tensor holds"
     self.written.update(map(memory_of, written_by(func, args, kwargs)))
-    if any(tag in getattr(func, 'tags', ()) for tag in _tells): self.told |= 'index' not in func.name() or _by_mask(args)
+    if not isinstance(func, torch._ops.OpOverload): return
+    tagged = any(tag in func.tags for tag in _tells) and ('index' not in func.name() or _by_mask(args))
+    foreign = '::' in op_name(func) and op(op_name(func)).how is None # nobody knows what its result depends on
+    if tagged or foreign or op(op_name(func)).tells: self.told = True
 
 def _by_mask(args): return any(t.dtype in (torch.bool,torch.uint8) for t in tensors_in(args[1:]))
 
-# %% ../nbs/05_trace.ipynb #78d1145e
+# %% ../nbs/05_trace.ipynb #36b3d608
 @patch
 def call(self:Tracer, func, args, kwargs):
     "Make the call, and record it"
     name = op_name(func)
-    if op(name).asks or (name=='type' and len(args)==1 and not kwargs): return self.answer(name, func(*args, **kwargs), args, kwargs)
+    asks = op(name).asks or name=='type' and len(args)==1 and not kwargs
+    if asks: return self.answer(name, func(*args, **kwargs), args)
     tensors = tensors_in(args[:1] if op(name).about else [args, kwargs])
     values = [self.known(t) for t in tensors]
     refs,kwrefs = map_tensors(lambda t: Ref(self.known(t)), (tuple(args),kwargs))
     if op(name).places: self.keep_places(tensors)
     out,written = self.make(func, tensors, args, kwargs)
     made = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
-    if tensors and (self.told or out is not None and holds_plain(out)): self.tell(values)
+    plain = out is not None and holds_plain(out) or any(t.layout!=torch.strided for t in made)
+    if tensors and (self.told or plain or op(name).tells): self.tell(values)
     if written or made or not isinstance(out, Tensor):
         self.note(Call(name, func, refs, kwrefs, values, [], [], self.stack), written, made)
     return out
@@ -206,10 +213,10 @@ def note(self:Tracer, call, written, made):
     call.writes += [self.value(t, number, FROM_INPUT if written else origin) for t in made]
     rec.calls.append(call)
 
-# %% ../nbs/05_trace.ipynb #85bedf32
+# %% ../nbs/05_trace.ipynb #f0027f2a
 @patch
 def tell(self:Tracer, values):
-    "Note that the running code was told what `values` hold, unless these are weights alone, or all it does with it is to raise"
+    "Note that the running code was told what `values` hold, unless they are weights, or it only raises"
     if min(self.rec.values[v].origin for v in values)!=FROM_INPUT or not (line := deciding_line()): return
     if self.running(): self.running().tells = line
     else: self.rec.outside = line
@@ -221,7 +228,7 @@ def ask(self:Tracer, n, other=None):
     elif self.rec.out is None and (line := deciding_line()): self.rec.outside = line
 
 @patch
-def answer(self:Tracer, name, out, args, kwargs):
+def answer(self:Tracer, name, out, args):
     "What a question about a tensor gives; sizes that may be others for another batch as `Asked`"
     v = self.numbers.get(args[0]) if args and isinstance(args[0], Tensor) else None
     if not op(name).size or v is None or self.rec.values[v].origin!=FROM_INPUT: return out
@@ -235,9 +242,10 @@ def answer(self:Tracer, name, out, args, kwargs):
 def keep_places(self:Tracer, tensors):
     "Keep what is used as an index: it says what goes where"
     for t in tensors:
-        if not t.is_floating_point() and t.numel()<=1_000_000: self.rec.places.setdefault(self.known(t), t.detach().cpu().clone())
+        if t.is_floating_point() or t.numel()>1_000_000: continue
+        self.rec.places.setdefault(self.known(t), t.detach().cpu().clone())
 
-# %% ../nbs/05_trace.ipynb #6097e5ec
+# %% ../nbs/05_trace.ipynb #59de514a
 def hooked(m:nn.Module)->bool:
     "Does a forward hook or pre-hook look at this module?"
     return bool(m._forward_hooks or m._forward_pre_hooks)
@@ -259,12 +267,14 @@ class _Visits:
     def enter(self, m, args, kwargs):
         "Before a module's forward"
         if not self.mine(m): return
-        t,inputs = self.tracer,tensors_in((args,kwargs))
-        single = len(args)==1 and isinstance(args[0], Tensor) and not kwargs
-        t.rec.modules.append(ModuleCall(self.paths[m], len(t.rec.calls), parent=t.stack[-1] if t.stack else None,
-            inputs=tuple(map(t.known, inputs)), single=single, given=not all(isinstance(o, (Tensor,Asked)) for o in (*args,*kwargs.values())), passed=(len(args),tuple(kwargs))))
+        t,passed = self.tracer,[*args, *kwargs.values()]
+        call = ModuleCall(self.paths[m], len(t.rec.calls), parent=t.stack[-1] if t.stack else None)
+        call.inputs,call.passed = tuple(map(t.known, tensors_in(passed))),(len(args),tuple(kwargs))
+        call.single = len(args)==1 and isinstance(args[0], Tensor) and not kwargs
+        call.given = not all(isinstance(o, (Tensor,Asked)) for o in passed)
+        t.rec.modules.append(call)
         t.stack += (len(t.rec.modules)-1,)
-        if m in self.hooked: see(t.rec, t.rec.modules[-1].inputs, 'hook', self.hook(m))
+        if m in self.hooked: see(t.rec, call.inputs, 'hook', self.hook(m))
 
     def leave(self, m, args, out):
         "After it, also if it raised"
@@ -288,13 +298,13 @@ class _Visits:
                 handles.append(nn.Module.register_forward_hook(m, self.leave, prepend=True, always_call=True))
             yield
 
-# %% ../nbs/05_trace.ipynb #39fd3cbb
+# %% ../nbs/05_trace.ipynb #a5e80fd4
 def _register(model, inputs, tracer):
     "Number the parameters, buffers and inputs before anything runs"
     number = lambda t: v if (v := tracer.numbers.get(t)) is not None else tracer.value(t, origin=FROM_WEIGHTS)
     for path,m in model.named_modules():
         for name,t in [*m._parameters.items(), *m._buffers.items()]:
-            if t is not None and not isinstance(t, nn.parameter.UninitializedTensorMixin):
+            if t is not None and not is_lazy(t):
                 tracer.rec.params.setdefault(number(t), []).append((path,name))
         for t in tensors_in(list(own_attrs(m).values()), depth=2): number(t)
     for t in tensors_in(inputs): tracer.known(t)
@@ -306,14 +316,15 @@ def _note_escaped(tracer):
     made = lambda: [(id(t),v) for t,v in tracer.numbers.alive() if rec.values[v].call is not None or id(t) in outs]
     if any(i not in outs for i,_ in made()): gc.collect(0) # what the forward left in cycles is young: `no_gc`
     for i,v in made():
-        who = ('output',"is an output of the model") if i in outs else ('kept',"is kept after the forward, by an attribute or a hook")
-        see(rec, [v], *who)
+        if i in outs: see(rec, [v], 'output', "is an output of the model")
+        else: see(rec, [v], 'kept', "is kept after the forward, by an attribute or a hook")
 
 def _plain_contents(o):
     "What `o` directly holds that is no tensor, nor a container of tensors alone"
     if isinstance(o, (np.ndarray,bytearray)): return o.tobytes() if isinstance(o, np.ndarray) else bytes(o)
     if isinstance(o, (Tensor,type)): return []
-    held = own_attrs(o) if isinstance(o, nn.Module) else o if isinstance(o, (dict,list,set)) else getattr(o, '__dict__', {})
+    attrs = own_attrs(o) if isinstance(o, nn.Module) else getattr(o, '__dict__', {})
+    held = o if isinstance(o, (dict,list,set)) else attrs
     items = held.items() if isinstance(held, dict) else enumerate(held)
     return [(k,i if isinstance(i, (bool,int,float,str)) else id(i)) for k,i in items if holds_plain(i)]
 
