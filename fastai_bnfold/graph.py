@@ -6,10 +6,10 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/graph.html.md"""
 
 # %% auto #0
 __all__ = ['BN', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'written_out', 'deciding', 'seen_by',
-           'out_of_units', 'quote', 'cls_name', 'bn_part', 'Graph', 'where', 'say', 'strides', 'why_kept',
+           'made_last', 'out_of_units', 'quote', 'cls_name', 'bn_part', 'Graph', 'where', 'say', 'strides', 'why_kept',
            'reached_into']
 
-# %% ../nbs/06_graph.ipynb #1d792ab2
+# %% ../nbs/06_graph.ipynb #98eed319
 import copy, inspect
 from collections import Counter, OrderedDict, defaultdict
 from functools import partial
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from .affine import Affine, bn_affine
 from .ops import Call, Ref, Stop, op, value_of
-from .source import Reached, functions_of, units
+from .source import Reached, ends_in_its_call, functions_of, units
 from .state import is_lazy, reachable
 from .trace import FROM_WEIGHTS, Record, Watcher, hooked
 
@@ -156,13 +156,21 @@ def deciding(
         found |= {k for k,v in enumerate(rec.modules) if told(v)}
     return found
 
-# %% ../nbs/06_graph.ipynb #2f029cde
+# %% ../nbs/06_graph.ipynb #05c60825
 def seen_by(rec:Record, number:int)->set:
     "The values that the code of module call `number` got to see"
     visit,mine = rec.modules[number],[c for c in rec.calls if c.stack and c.stack[-1]==number]
     given_back = [v for child in rec.modules if child.parent==number for v in child.outputs]
     own = {v for c in mine for v in (*c.reads, *c.writes) if rec.values[v].origin!=FROM_WEIGHTS}
     return {*visit.inputs, *given_back} | own
+
+def made_last(rec:Record, number:int, m:nn.Module)->set:
+    "What module call `number` returns, if its forward always ends in making it with the one weight of `m`"
+    visit = rec.modules[number]
+    last = rec.calls[visit.end-1] if visit.end and visit.end>visit.start else None
+    if last is None or op(last.name).absorbs is None or tuple(last.writes)!=visit.outputs: return set()
+    names = [n for p,n in rec.params.get(last.value('weight'), ()) if p==visit.path]
+    return set(last.writes) if len(names)==1 and ends_in_its_call(m, names[0]) else set()
 
 def out_of_units(model, paths)->dict:
     "Module -> the one of `paths`, which decide, that can reach it otherwise than by calling the child it lies in"
@@ -205,7 +213,7 @@ def bn_part(rec, number, m)->tuple:
     if rec.values[x].dtype!=rec.values[y].dtype: raise _odd("it changes the dtype of its input")
     return mine,x,y
 
-# %% ../nbs/06_graph.ipynb #01275558
+# %% ../nbs/06_graph.ipynb #ccdbe1a4
 class Graph:
     "The calls of one forward with every BatchNorm as one call, and what has been folded so far"
     def __init__(self, model:nn.Module, rec:Record,
@@ -266,7 +274,7 @@ class Graph:
         for k in numbers:
             if _only_calls(self.mods[visits[k].path]): continue
             words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
-            for v in seen_by(self.rec, k): self.watchers[v].append(Watcher('decides', words))
+            for v in seen_by(self.rec, k) - made_last(self.rec, k, self.mods[visits[k].path]): self.watchers[v].append(Watcher('decides', words))
         self.deciding_paths = {visits[k].path for k in numbers}
         self.out_of_units = out_of_units(self.model, dict.fromkeys(visits[k].path for k in sorted(numbers)))
 

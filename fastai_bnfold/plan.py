@@ -7,7 +7,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/plan.html.md"""
 # %% auto #0
 __all__ = ['FoldError', 'DoesNotRun', 'FoldEntry', 'Share', 'FoldPlan', 'apply', 'try_ways', 'decide', 'Batch', 'as_batch',
            'resized', 'negated', 'turned', 'extreme_draws', 'looks', 'looks_unlike', 'settled', 'check_statistics',
-           'kept_paths', 'layers_in_order', 'make_plan']
+           'kept_paths', 'layers_in_order', 'call_names', 'make_plan']
 
 # %% ../nbs/09_plan.ipynb #30c4a32b
 import fnmatch, random
@@ -51,12 +51,13 @@ class Share:
     post: Affine|None # Map on its outputs
     tap: Affine|None # Added to its centre tap and its bias, last of all
 
-# %% ../nbs/09_plan.ipynb #98ed5863
+# %% ../nbs/09_plan.ipynb #7831b681
 @dataclass
 class FoldPlan:
     "One entry for every BatchNorm layer of a model, each exactly once"
     entries: list
     maps: dict = field(default_factory=dict, repr=False) # Path of an absorbing layer -> its `Share`
+    names: tuple = () # Names of the calls of the first record, but for those of BatchNorm layers that go
     looks: list = field(default_factory=list, repr=False) # (batch, unfolded output) of each that it was decided on
     layers: tuple = () # Module paths of all layers with weights, in the order of their calls
     changed: tuple = () # Module paths whose own output is another once the model is folded
@@ -116,7 +117,7 @@ def decide(g:Graph)->tuple:
         if size==len(moves): sweep(beside, True)
     return moves,{**g.unfit, **{p:s for p,s in stops.items() if s}}
 
-# %% ../nbs/09_plan.ipynb #304e5c7a
+# %% ../nbs/09_plan.ipynb #a467cd43
 @dataclass
 class Batch:
     "The inputs of a model"
@@ -132,13 +133,13 @@ def as_batch(o)->Batch:
     if isinstance(o, Batch): return o
     return Batch((), o) if isinstance(o, dict) else Batch(tuple(o) if isinstance(o, (tuple,list)) else (o,))
 
-def resized(batch:Batch, items:int|None=None, lengths=())->Batch:
-    "`batch` with so many items (None: as it has), and each axis of a length in `lengths` as long as is given there"
+def resized(batch:Batch, items:int|None=None, lengths=(), first:int=1)->Batch:
+    "`batch` with so many items (None: as it has), and each axis from the `first` on of a length in `lengths` as long as given"
     def f(t):
         "`t`, repeated or cut"
         if t.is_nested or t.layout!=torch.strided: return t
         for d,n in enumerate(t.shape):
-            new = items if d==0 else dict(lengths).get(n)
+            new = items if d==0 else dict(lengths).get(n) if d>=first else None
             if new: t = t.index_select(d, torch.arange(new, device=t.device)%n)
         return t
     return batch.map(f)
@@ -167,7 +168,7 @@ def extreme_draws(which:str):
     state = [_words[which]]*400 + list(random.Random(0).getstate()[1][400:624])
     random.setstate((3, (*state,0), None)); np.random.set_state(('MT19937', np.array(state, dtype=np.uint32), 0))
 
-# %% ../nbs/09_plan.ipynb #7c6cb803
+# %% ../nbs/09_plan.ipynb #6e036792
 def _lengths(batch):
     "The number of items, if all tensors have the same, and the lengths of the other axes, the longest first"
     ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim() and not t.is_nested and t.layout==torch.strided]
@@ -183,12 +184,17 @@ def _try(model, batch, draws=None):
     except OUT_OF_MEMORY: raise
     except Exception: return None
 
+def _first_axes(batch, n):
+    "From which axis on lengths of `n` are to be changed: without the channels too, where these are as many"
+    ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim()>2]
+    return (1,2) if any(t.shape[1]==n and n in t.shape[2:] for t in ts) else (1,)
+
 def _with_other_lengths(model, batch, items, lengths, other, change):
     "(batch, record) with so many `items`, and other `lengths` as far as the model takes them, or None"
     taken,found = {},None
     for n in lengths:
-        for new in filter(None, other(n)): # the first that the model takes
-            if look := _try(model, change(resized(batch, items, {**taken, n:new}))): break
+        for new,first in ((new, first) for first in _first_axes(batch, n) for new in other(n) if new): # what the model takes
+            if look := _try(model, change(resized(batch, items, {**taken, n:new}, first))): break
         else: continue
         taken[n],found = new,look
     return found or _try(model, change(resized(batch, items)))
@@ -305,7 +311,7 @@ def kept_paths(
         found.update(dict.fromkeys(below, getattr(o, '__name__', o)))
     return found
 
-# %% ../nbs/09_plan.ipynb #15b1d54d
+# %% ../nbs/09_plan.ipynb #75676ae0
 def _final(into, p):
     "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
     return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))
@@ -349,7 +355,15 @@ def _assemble(found, looked):
     paths,graphs = dict.fromkeys(p for g,_,_ in found for p in g.layers),[g for g,_,_ in found]
     entries = [FoldEntry(p, _final(into, p)) if p in into else _kept_entry(found, p) for p in paths]
     shares = _shares(found, into)
-    return FoldPlan(entries, shares, looked, layers_in_order(graphs), _changed(found))
+    plan = FoldPlan(entries, shares, layers=layers_in_order(graphs), changed=_changed(found), looks=looked)
+    plan.names = call_names(found[0][0].rec, plan)
+    return plan
+
+def call_names(rec:Record, plan:FoldPlan)->tuple:
+    "Names of the calls in a record, but for those made in the BatchNorm layers that `plan` folds, or what is left of them"
+    gone = {e.bn for e in plan.folded}
+    inside = {k for k,v in enumerate(rec.modules) if v.path in gone}
+    return tuple(c.name for c in rec.calls if not inside & set(c.stack))
 
 # %% ../nbs/09_plan.ipynb #506c5d17
 def make_plan(

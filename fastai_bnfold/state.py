@@ -36,10 +36,10 @@ def no_gc():
         gc.disable()
         yield
 
-# %% ../nbs/03_state.ipynb #2c8b8022
+# %% ../nbs/03_state.ipynb #76b52106
 _of_every_module = set(vars(nn.Module())) # attributes that are PyTorch's own
 _registries = '_parameters','_buffers','_modules'
-_leave = type,types.ModuleType,weakref.ref,logging.Logger,torch.Size,np.dtype,str,bytes
+_leave = type,types.ModuleType,logging.Logger,torch.Size,np.dtype,str,bytes
 
 def own_attrs(m:nn.Module)->dict:
     "The attributes that a module has for itself: not those of every module, nor what is registered"
@@ -53,10 +53,16 @@ def _fixed(o):
     "Is this an object that nothing can be changed in?"
     return type(o) in _atoms or type(o) is tuple and all(map(_fixed, o))
 
+def _of_class(cls):
+    "The containers that the class of a module, or a base that is not PyTorch's, holds itself"
+    classes = [c for c in cls.__mro__ if c.__module__.partition('.')[0]!='torch' and c is not object]
+    return [o for c in classes for k,o in vars(c).items() if isinstance(o, (dict,list,set)) and not k.startswith('__')]
+
 def _held(o):
     "What `o` directly holds, other than as a registered part"
     if isinstance(o, _leave) or isinstance(o, (Tensor,np.ndarray)): return []
-    if isinstance(o, nn.Module): return list(own_attrs(o).values())
+    if isinstance(o, weakref.ref): return [o()]
+    if isinstance(o, nn.Module): return [*own_attrs(o).values(), *_of_class(type(o))]
     if isinstance(o, types.MethodType): return [o.__self__]
     if isinstance(o, functools.partial): return [o.func,o.args,o.keywords]
     if isinstance(o, types.FunctionType): return [c.cell_contents for c in o.__closure__ or () if c!=types.CellType()]
