@@ -21,9 +21,9 @@ from .changes import Change, places_of
 from .flow import Flow, absorber, geometry
 from .graph import Graph, quote, strides
 from .ops import Ref, Stop, dropout, map_tensors, moves, op, same, tensors_in, value_of
-from .plan import FoldError
+from .plan import DoesNotRun, FoldError
 from .source import uses_part_of
-from .state import reachable
+from .state import OUT_OF_MEMORY, reachable
 from .trace import FROM_INPUT, FROM_WEIGHTS, hooked, trace
 from .ways import operands
 
@@ -343,9 +343,8 @@ def find_blocks(
 )->dict: # Path -> `Block`, of those that are the same for all batches. FoldError if it cannot run
     "The modules of `model` that are one convolution"
     try: records = [trace(model, *batch.args, **batch.kwargs) for batch in batches]
-    except Exception as e:
-        why = f"{type(e).__name__}: {e}"
-        raise FoldError(f"the model does not run once it is folded ({why}). Nothing was changed") from e
+    except OUT_OF_MEMORY: raise
+    except Exception as e: raise DoesNotRun(f"{type(e).__name__}: {e}") from e
     found,*more = [_blocks(Graph(model, rec, others=[o for o in records if o is not rec])) for rec in records]
     return outermost({path:block for path,block in found.items() if all(o.get(path)==block for o in more)})
 

@@ -194,7 +194,7 @@ class Flow:
 
     def carried(self, call):
         "Labels of what `call` makes; Stop if the map cannot travel through it"
-        if call.overwrites or op(call.name).how is None: raise between()
+        if call.overwrites or not call.writes or op(call.name).how is None: raise between()
         return op(call.name).how(self, call)
 
     # what the rules of the table ask

@@ -8,7 +8,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/fold.html.md"""
 __all__ = ['TOLERANCE', 'UNSTEADY', 'working_dtype', 'difference', 'nudged', 'run', 'BNFolder', 'held_elsewhere', 'twin', 'Done',
            'checksum', 'checksums', 'others_that_hold']
 
-# %% ../nbs/15_fold.ipynb #14286acd
+# %% ../nbs/15_fold.ipynb #3a940dfb
 import contextlib, copy, gc, zlib
 from dataclasses import dataclass, field
 import torch
@@ -19,9 +19,9 @@ from .bench import bench
 from .changes import Change, changes_for
 from .collapse import collapsing, find_blocks
 from .ops import Stop, map_tensors, tensors_in
-from .plan import Batch, FoldError, FoldPlan, looks_unlike, make_plan
+from .plan import Batch, DoesNotRun, FoldError, FoldPlan, looks_unlike, make_plan
 from .report import FoldReport
-from .state import is_lazy, own_copy, put_back, reachable, untouched
+from .state import OUT_OF_MEMORY, is_lazy, own_copy, put_back, reachable, untouched
 
 # %% ../nbs/15_fold.ipynb #6db4c19b
 TOLERANCE = {
@@ -99,7 +99,7 @@ def _first_difference(before, after, tol, plan):
         if (p,i) not in after or difference(o or [torch.zeros(1)], after[p,i] or [torch.zeros(1)])[1]>tol: return p
     return None
 
-# %% ../nbs/15_fold.ipynb #3d058620
+# %% ../nbs/15_fold.ipynb #03619583
 class BNFolder:
     "Folds the BatchNorm layers of any `nn.Module`, and unfolds them again"
     def __init__(self,
@@ -138,18 +138,20 @@ class BNFolder:
         options = dict(keep=keep, also=also, scales=scales, odd={} if check else held_elsewhere(self.model))
         plan,before = self._plan(xb, kwargs, **options),twin(self.model) if timeit else None
         if check: plan.looks += looks_unlike(self.model, plan.looks, run)
-        report = self._fold(plan, check, collapse, lambda odd: self._plan(xb, kwargs, **{**options, 'odd':odd}))
-        if timeit: report.times = bench(dict(unfolded=_called(before, kwargs), folded=_called(self.model, kwargs)), *xb)
+        n,report = len(self._done),self._fold(plan, check, collapse, lambda odd: self._plan(xb, kwargs, **{**options, 'odd':odd}))
+        try:
+            if timeit: report.times = bench(dict(unfolded=_called(before, kwargs), folded=_called(self.model, kwargs)), *xb)
+        except BaseException: self.rewind(n); raise
         if not undo: self.forget()
         return report
 
-# %% ../nbs/15_fold.ipynb #7253af6f
+# %% ../nbs/15_fold.ipynb #6e8620d7
 @patch
 def _plan(self:BNFolder, xb, kwargs, **options):
     "A plan, or a FoldError in words"
     check_model(self.model); check_batch(self.model, xb, kwargs)
     try: return make_plan(self.model, *xb, inputs=kwargs, **options)
-    except (FoldError, torch.OutOfMemoryError, MemoryError): raise
+    except (FoldError, *OUT_OF_MEMORY): raise
     except Exception as e: raise explain(self.model, xb, kwargs, e) from e
 
 def held_elsewhere(model:nn.Module)->dict:
@@ -235,27 +237,27 @@ def forget(self:BNFolder):
     "Drop what `unfold` needs; there is no way back then"
     if self._done: self._done,self._undoable = [],False
 
-# %% ../nbs/15_fold.ipynb #f8e43d4c
+# %% ../nbs/15_fold.ipynb #b35eb666
 @patch
 def _check(self:BNFolder, plan):
     "Compare with the outputs of the unfolded model; returns the largest errors and the tolerance"
-    errs,tol = [],TOLERANCE[working_dtype(self.model, tensors_in(plan.looks[0][1]))]
+    errs,worst,tol = [],0.,TOLERANCE[working_dtype(self.model, tensors_in(plan.looks[0][1]))]
     if not any(_dense(t).isfinite().any() for t in tensors_in(plan.looks[0][1])):
         what = "the model's output on this batch has no finite number in it"
         raise FoldError(f"{what}: there is nothing to check the fold by")
     for k,(batch,before) in enumerate(plan.looks):
         try: after = run(self.model, batch)
-        except (torch.OutOfMemoryError, MemoryError): raise
+        except OUT_OF_MEMORY: raise
         except Exception as e: raise _Differs(f"{type(e).__name__}: {e}", batch, before, None) from e
         err = difference(before, after)
         if not err[1]<=tol:
             own = self._unsteadiness(batch, before)
             if k and own==float('inf'): continue # rounding alone changes the answer here: it says nothing
-            tol = max(tol, min(own, UNSTEADY.get(working_dtype(self.model, tensors_in(before)), tol)))
-            words = f"by {err[0]:.3g} (relative {err[1]:.3g}, allowed {tol:.0e})"
-            if not err[1]<=tol: raise _Differs(words, batch, before, _outputs(self.model, batch))
+            worst = max(worst, min(own, UNSTEADY.get(working_dtype(self.model, tensors_in(before)), tol)))
+            words = f"by {err[0]:.3g} (relative {err[1]:.3g}, allowed {max(tol, worst):.0e})"
+            if not err[1]<=max(tol, min(own, worst)): raise _Differs(words, batch, before, _outputs(self.model, batch))
         errs.append(err)
-    return *(max(e) for e in zip(*errs)),tol
+    return *(max(e) for e in zip(*errs)),max(tol, worst)
 
 @patch
 def _unsteadiness(self:BNFolder, batch, before):
@@ -358,7 +360,7 @@ def others_that_hold(model:nn.Module, plan:FoldPlan)->list:
     held = [(o, names.get(id(vars(o).get(r)))) for o in others for r in ('_modules','_parameters')]
     return [f"another {type(o).__name__} holds `{name}`" for o,name in held if name]
 
-# %% ../nbs/15_fold.ipynb #4a24da12
+# %% ../nbs/15_fold.ipynb #0e74dcb6
 @patch
 def _collapsing(self:BNFolder, changes, plan):
     "What would collapse after `changes`, made for a moment: further changes, and a `Collapsed` for each block"
@@ -371,7 +373,9 @@ def _collapsing(self:BNFolder, changes, plan):
 @patch
 def _commit_collapsed(self:BNFolder, changes, plan, check):
     "Make the changes and collapse; if the model does not take that, make the changes alone, and say so"
-    (more,blocks),n = self._collapsing(changes, plan),len(self._done)
+    n = len(self._done)
+    try: more,blocks = self._collapsing(changes, plan)
+    except DoesNotRun as e: raise _Differs(str(e), *plan.looks[0], None) from e
     called,hooks = set(),[]
     try:
         with put_back(lambda: [h.remove() for h in hooks]):

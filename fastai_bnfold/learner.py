@@ -154,7 +154,7 @@ def _or_as_before(learn):
 
 def _fold(learn, folder, xb, validate, timeit, **kwargs):
     "Fold, with metrics and times before and after if they are asked for"
-    was,twin,before = _flag(learn.model),twin(learn.model) if timeit else None,[]
+    was,unfolded,before = _flag(learn.model),twin(learn.model) if timeit else None,[]
     if validate:
         _say(learn, 'loss and metrics, unfolded')
         before = _metrics(learn)
@@ -166,7 +166,7 @@ def _fold(learn, folder, xb, validate, timeit, **kwargs):
         report.valid = [(n,b,a) for (n,b),(_,a) in zip(before, _metrics(learn))]
     if timeit:
         _say(learn, 'time of one item, unfolded and folded')
-        report.times = bench({'unfolded':twin, 'folded':learn.model}, *_first_items(xb, 1))
+        report.times = bench({'unfolded':unfolded, 'folded':learn.model}, *_first_items(xb, 1))
     return report
 
 # %% ../nbs/16_learner.ipynb #f01fd7f3

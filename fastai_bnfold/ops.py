@@ -309,7 +309,8 @@ for n in (1,2,3):
 _row('interpolate upsample upsample_nearest upsample_bilinear', how=upsample)
 _row('amax amin max min', 'input dim', how=largest)
 _row('mean', 'input dim', how=mean)
-_row('pad constant_pad_nd', 'input pad mode value', how=pads)
+_row('pad', 'input pad mode value', how=pads)
+_row('constant_pad_nd', 'input pad value', how=pads)
 
 # %% ../nbs/02_ops.ipynb #9148eca5
 _row('''dim ndim ndimension dtype device layout is_floating_point is_complex is_cuda is_cpu is_mps is_xpu is_meta

@@ -34,14 +34,15 @@ def _statements(tree, line):
     found = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and _on(n, line)]
     return [n for n in found if not hasattr(n, 'body') or line<n.body[0].lineno or line==n.lineno]
 
-# %% ../nbs/04_source.ipynb #24f779c6
+# %% ../nbs/04_source.ipynb #b32b5e74
 def _only_raises(s):
-    "Is `s` a statement whose one way leads on, and whose other way raises?"
-    if any(isinstance(n, ast.NamedExpr) for n in ast.walk(s)): return False
+    "Is `s` a statement whose one way leads on, and whose other way raises, and whose condition keeps nothing?"
+    own = lambda n: isinstance(n, ast.Call) and ast.unparse(n.func).startswith('self.')
+    if any(isinstance(n, ast.NamedExpr) or own(n) for n in ast.walk(s)): return False
     if isinstance(s, ast.Assert): return True
     if isinstance(s, ast.If): return not s.orelse and isinstance(s.body[-1], ast.Raise)
-    func = getattr(getattr(s, 'value', None), 'func', None) if isinstance(s, ast.Expr) else None
-    return getattr(func, 'id', getattr(func, 'attr', '')) in ('_assert','_check')
+    called = ast.unparse(s.value.func) if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) else ''
+    return called in ('_assert','torch._assert','torch._check') # PyTorch's own; what anybody else calls so may keep something
 
 def _caught(node):
     "Would an error in `node` be caught within its function?"

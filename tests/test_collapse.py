@@ -300,7 +300,7 @@ def test_the_bed_can_fail(monkeypatch, name):
 
 # ---------------------------------------------------------------- faults
 STEPS = {'find': (F_, 'find_blocks'), 'trace': (C_, 'trace'), 'blocks': (C_, '_blocks'), 'collapsing': (F_, 'collapsing'), 'one_conv': (C_, 'one_conv'), 'put_together': (C_, 'put_together'), 'round_to': (C_, 'round_to'),
-         'text': (C_, '_text'), 'changes': (F_, 'changes_for'), 'do': (F_.Change, 'do'), 'check': (F_.BNFolder, '_check'), 'fingerprint': (F_, 'fingerprint'), 'report': (F_, 'FoldReport')}
+         'text': (C_, '_text'), 'changes': (F_, 'changes_for'), 'do': (F_.Change, 'do'), 'check': (F_.BNFolder, '_check'), 'fingerprint': (F_, 'checksum'), 'report': (F_, 'FoldReport')}
 
 @pytest.mark.parametrize('exc', [ValueError, KeyboardInterrupt, torch.OutOfMemoryError], ids=lambda o: o.__name__)
 def test_fault_at_each_step(exc):
