@@ -164,12 +164,12 @@ class Flow:
             if i not in seen: self.visit(i)
             seen.add(i)
 
-    def reach(self, v, labels):
-        "Labels have come to value `v`"
+    def reach(self, value, labels):
+        "Labels have come to `value`"
         if labels.numel() and uniform(labels, range(labels.dim())) and compact(labels).flatten()[0]==IDENT: return
-        self.reached[v] = labels
-        for who in self.g.watchers.get(v, []): self.ends.append(End(v, labels, stop=Stop(who.kind, who.words)))
-        for i in self.g.readers.get(v, []): heapq.heappush(self.todo, i)
+        self.reached[value] = labels
+        for who in self.g.watchers.get(value, []): self.ends.append(End(value, labels, stop=Stop(who.kind, who.words)))
+        for i in self.g.readers.get(value, []): heapq.heappush(self.todo, i)
 
     def visit(self, i):
         "Let call `i` read the labels that have come to it"
@@ -198,44 +198,44 @@ class Flow:
         return op(call.name).how(self, call)
 
     # what the rules of the table ask
-    def shape(self, v): return self.g.shape(v)
-    def seen(self, v): return self.g.seen(v)
-    def is_float(self, v): return self.g.rec.values[v].dtype.is_floating_point
-    def unit(self, v): return torch.finfo(self.g.rec.values[v].dtype).eps
-    def labels(self, v):
-        "Labels of value `v`: those that arrived, or `IDENT` for one that the map does not reach"
-        return self.reached[v] if v in self.reached else untouched_labels(self.g.shape(v))
+    def shape(self, value): return self.g.shape(value)
+    def seen(self, value): return self.g.seen(value)
+    def is_float(self, value): return self.g.rec.values[value].dtype.is_floating_point
+    def unit(self, value): return torch.finfo(self.g.rec.values[value].dtype).eps
+    def labels(self, value):
+        "Labels of `value`: those that arrived, or `IDENT` for one that the map does not reach"
+        return self.reached[value] if value in self.reached else untouched_labels(self.g.shape(value))
 
-    def stand_in(self, v):
-        "What stands for value `v` when a call is sent labels: labels for numbers, itself if it says where they go"
-        if v in self.reached or self.is_float(v): return self.labels(v)
-        if self.g.rec.values[v].origin==FROM_INPUT or v not in self.g.rec.places:
+    def stand_in(self, value):
+        "What stands for `value` when a call is sent labels: labels for numbers, itself if it says where they go"
+        if value in self.reached or self.is_float(value): return self.labels(value)
+        if self.g.rec.values[value].origin==FROM_INPUT or value not in self.g.rec.places:
             raise between("values computed from the input choose what goes where")
-        return self.g.rec.places[v]
+        return self.g.rec.places[value]
 
     def condition(self, labels, call, holds, words):
         "Note what `call` asks of the map of these labels"
         self.conditions.append(Condition(compact(labels).unique().long(), self.at, holds, words))
 
 # %% ../nbs/07_flow.ipynb #ca5c6a8e
-def sources(g:Graph, v:int, seen=None)->dict:
-    "Path -> absorber, of those that everything in value `v` comes from; Stop if anything comes from elsewhere"
+def sources(g:Graph, value:int, seen=None)->dict:
+    "Path -> absorber, of those that everything in `value` comes from; Stop if anything comes from elsewhere"
     seen = {} if seen is None else seen
-    if v in seen: return seen[v]
-    seen[v] = {}
-    i = g.producer.get(v)
-    if v in g.rec.params: raise Stop('input', "its input is a parameter")
+    if value in seen: return seen[value]
+    seen[value] = {}
+    i = g.producer.get(value)
+    if value in g.rec.params: raise Stop('input', "its input is a parameter")
     if i is None: raise Stop('input', "its input is an input of the model")
     call = g.calls[i]
-    if call.name==BN and call.func in g.folded: seen[v] = sources(g, call.reads[0], seen)
-    elif call.name==BN or op(call.name).absorbs is not None: seen[v] = {(a := absorber(g, i)).path: a}
+    if call.name==BN and call.func in g.folded: seen[value] = sources(g, call.reads[0], seen)
+    elif call.name==BN or op(call.name).absorbs is not None: seen[value] = {(layer := absorber(g, i)).path: layer}
     elif call.overwrites or op(call.name).how is None or not carried_values(call):
         raise Stop('between', "{call} between it and the previous layer", i)
-    else: seen[v] = {p:a for x in carried_values(call) for p,a in sources(g, x, seen).items()}
-    return seen[v]
+    else: seen[value] = {path:layer for v in carried_values(call) for path,layer in sources(g, v, seen).items()}
+    return seen[value]
 
 def carried_values(call)->list:
     "The values whose elements a carrier carries: its first argument, or the tensors listed there"
     first = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
     refs = first if isinstance(first, (list,tuple)) else call.args if call.name=='broadcast_tensors' else [first]
-    return [r.v for r in refs if isinstance(r, Ref)]
+    return [ref.v for ref in refs if isinstance(ref, Ref)]
