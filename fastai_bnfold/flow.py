@@ -211,6 +211,9 @@ class Flow:
         if value in self.reached or self.is_float(value): return self.labels(value)
         if self.g.rec.values[value].origin==FROM_INPUT or value not in self.g.rec.places:
             raise between("values computed from the input choose what goes where")
+        made = self.g.producer.get(value)
+        if made is not None and self.g.deciding & set(self.g.calls[made].stack[-1:]):
+            raise between("code that decides chooses what goes where")
         return self.g.rec.places[value]
 
     def condition(self, labels, call, holds, words):

@@ -117,7 +117,7 @@ def decide(g:Graph)->tuple:
         if size==len(moves): sweep(beside, True)
     return moves,{**g.unfit, **{p:s for p,s in stops.items() if s}}
 
-# %% ../nbs/09_plan.ipynb #a467cd43
+# %% ../nbs/09_plan.ipynb #7e55ad87
 @dataclass
 class Batch:
     "The inputs of a model"
@@ -139,7 +139,7 @@ def resized(batch:Batch, items:int|None=None, lengths=(), first:int=1)->Batch:
         "`t`, repeated or cut"
         if t.is_nested or t.layout!=torch.strided: return t
         for d,n in enumerate(t.shape):
-            new = items if d==0 else dict(lengths).get(n) if d>=first else None
+            new = items if d==0 and items else dict(lengths).get(n) if d>=first else None
             if new: t = t.index_select(d, torch.arange(new, device=t.device)%n)
         return t
     return batch.map(f)
@@ -168,12 +168,13 @@ def extreme_draws(which:str):
     state = [_words[which]]*400 + list(random.Random(0).getstate()[1][400:624])
     random.setstate((3, (*state,0), None)); np.random.set_state(('MT19937', np.array(state, dtype=np.uint32), 0))
 
-# %% ../nbs/09_plan.ipynb #6e036792
+# %% ../nbs/09_plan.ipynb #9d288064
 def _lengths(batch):
-    "The number of items, if all tensors have the same, and the lengths of the other axes, the longest first"
+    "The number of items, if all tensors have the same, and the lengths of all other axes, the longest first"
     ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim() and not t.is_nested and t.layout==torch.strided]
     items = {len(t) for t in ts}
-    return items.pop() if len(items)==1 else None,sorted({n for t in ts for n in t.shape[1:]}, reverse=True)
+    items = items.pop() if len(items)==1 else None
+    return items,sorted({n for t in ts for n in (t.shape[1:] if items else t.shape)}, reverse=True)
 
 def _longer(n): return (2*n+1 if n<=64 else n+n//2+1), 2*n
 def _shorter(n): return (n//2-1+n//2%2 if n>8 else n//2),
@@ -187,6 +188,7 @@ def _try(model, batch, draws=None):
 def _first_axes(batch, n):
     "From which axis on lengths of `n` are to be changed: without the channels too, where these are as many"
     ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim()>2]
+    if _lengths(batch)[0] is None: return 0,
     return (1,2) if any(t.shape[1]==n and n in t.shape[2:] for t in ts) else (1,)
 
 def _with_other_lengths(model, batch, items, lengths, other, change):
