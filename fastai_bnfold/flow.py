@@ -74,8 +74,8 @@ def _slots(g, value, what, calls):
     for i in g.readers[value]:
         if i not in calls: raise Stop('read', f"{name} is also read by {where(g, i)}")
     for p,_ in slots:
-        if by := g.out_of_units.get(g.mods[p]):
-            may = f"{quote(by)}, which may go another way with another batch, reaches"
+        if g.mods[p] in g.out_of_units:
+            may = f"{quote(g.out_of_units[g.mods[p]])}, which may go another way with another batch, reaches"
             raise Stop('decides', f"{may} into the module that {quote(path)} lies in")
     return slots
 

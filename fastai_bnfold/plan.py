@@ -117,7 +117,7 @@ def decide(g:Graph)->tuple:
         if size==len(moves): sweep(beside, True)
     return moves,{**g.unfit, **{p:s for p,s in stops.items() if s}}
 
-# %% ../nbs/09_plan.ipynb #7e55ad87
+# %% ../nbs/09_plan.ipynb #6de9f5de
 @dataclass
 class Batch:
     "The inputs of a model"
@@ -150,13 +150,13 @@ def negated(batch:Batch)->Batch:
     "`batch` with its numbers negated; integers and truth values stay"
     return batch.map(lambda t: -t if _plain(t) else t)
 
-def turned(batch:Batch)->Batch:
-    "`batch` with items and positions in reverse order, images in the other memory format; integers stay as they are"
+def turned(batch:Batch, layout:bool=False)->Batch:
+    "`batch` with items and positions in reverse order, with `layout` images in the other memory format; integers stay"
     def f(t):
         "`t` turned"
         if not _plain(t): return t
         t = t.flip(0, *range(2, t.dim()))
-        return t.to(memory_format=torch.channels_last) if t.dim()==4 and t.is_contiguous() else t.contiguous()
+        return t.to(memory_format=torch.channels_last) if layout and t.dim()==4 and t.is_contiguous() else t.contiguous()
     return batch.map(f)
 
 # %% ../nbs/09_plan.ipynb #08b26e32
@@ -168,7 +168,7 @@ def extreme_draws(which:str):
     state = [_words[which]]*400 + list(random.Random(0).getstate()[1][400:624])
     random.setstate((3, (*state,0), None)); np.random.set_state(('MT19937', np.array(state, dtype=np.uint32), 0))
 
-# %% ../nbs/09_plan.ipynb #9d288064
+# %% ../nbs/09_plan.ipynb #76a728d8
 def _lengths(batch):
     "The number of items, if all tensors have the same, and the lengths of all other axes, the longest first"
     ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim() and not t.is_nested and t.layout==torch.strided]
@@ -211,7 +211,8 @@ def looks(
         if look := _try(model, batch, partial(extreme_draws, which)): yield None,look[1]
     if not sizes: return
     items,lengths = _lengths(batch)
-    for n,other,change in ((1, _longer, negated), (max(2, (items or 0)+1), _shorter, turned)):
+    other_order = partial(turned, layout=rec.layout)
+    for n,other,change in ((1, _longer, negated), (max(2, (items or 0)+1), _shorter, other_order)):
         if look := _with_other_lengths(model, batch, items and n, lengths, other, change): yield look
 
 def looks_unlike(

@@ -51,7 +51,7 @@ class ModuleCall:
     tells: str = '' # The line of its own code that turned what a tensor holds into a Python value
     sizes: list = field(default_factory=list) # What its own code asked sizes for, as (size, other number, line of code)
 
-# %% ../nbs/05_trace.ipynb #1261da30
+# %% ../nbs/05_trace.ipynb #4c59b9eb
 class Watcher(NamedTuple):
     "Who else sees a value"
     kind: str # 'output', 'hook', 'kept' or 'decides'
@@ -69,6 +69,7 @@ class Record:
     memory_writes: dict = field(default_factory=dict) # Memory -> the calls that wrote it in place
     changed: set = field(default_factory=set) # id of each object in which more than tensors was changed
     sized: bool = False # Did the code ask for a size that may be another for another batch?
+    layout: bool = False # Did it ask how a tensor lies in memory?
     drawn: bool = False # Did it draw random numbers from Python or numpy?
     outside: str = '' # A line of code outside of every module's forward that was told what a tensor holds, or a size
     out: object = None # What the model returned
@@ -114,7 +115,7 @@ class Numbers:
         "Every tensor that still exists, and its number"
         return [(t,v) for r,v in list(self.ids.values()) if (t := r()) is not None]
 
-# %% ../nbs/05_trace.ipynb #20b4527a
+# %% ../nbs/05_trace.ipynb #75baed39
 class Tracer(TorchFunctionMode):
     "Writes every call made under it into `self.rec`"
     def __init__(self):
@@ -135,14 +136,22 @@ class Tracer(TorchFunctionMode):
 
     def known(self, t):
         "The value that `t` holds now"
-        v = self.numbers.get(t)
-        return self.value(t) if v is None else v
+        self.depth += 1 # to ask a tensor for its memory is no call of the model's
+        try: return self.value(t) if (v := self.numbers.get(t)) is None else v
+        finally: self.depth -= 1
 
     def running(self):
         "The module call whose code runs"
         return self.rec.modules[self.stack[-1]] if self.stack else None
 
-    def __torch_function__(self, func, types, args=(), kwargs=None): return self.call(func, args, kwargs or {})
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {})) if self.depth else self.call(func, args, kwargs or {})
+
+    def call(self, func, args, kwargs):
+        "Make a call and record it; what is called on the way, by it or by the recording, is not"
+        self.depth += 1
+        try: return self.record(func, args, kwargs)
+        finally: self.depth -= 1
 
 class _Below(Listener):
     "Records the operators that no torch function announced, and what those that were announced do to memory"
@@ -168,9 +177,9 @@ def note_operator(self:Tracer, func, args, kwargs):
 
 def _by_mask(args): return any(t.dtype in (torch.bool,torch.uint8) for t in tensors_in(args[1:]))
 
-# %% ../nbs/05_trace.ipynb #7050b960
+# %% ../nbs/05_trace.ipynb #4df5e616
 @patch
-def call(self:Tracer, func, args, kwargs):
+def record(self:Tracer, func, args, kwargs):
     "Make the call, and record it"
     name = op_name(func)
     asks = op(name).asks or name=='type' and len(args)==1 and not kwargs
@@ -192,9 +201,7 @@ def make(self:Tracer, func, tensors, args, kwargs):
     "Make the call; what it calls in turn is only listened to. The result, and those of `tensors` that were written"
     self.written,self.told = set(),False
     self.note_operator(func, args, kwargs)
-    self.depth += 1
-    try: out = func(*args, **kwargs)
-    finally: self.depth -= 1
+    out = func(*args, **kwargs)
     sets = getattr(func, '__name__', '')=='__set__' # as in `t.data = u`
     return out,[t for k,t in enumerate(tensors) if memory_of(t) in self.written or (sets and k==0)]
 
@@ -215,7 +222,7 @@ def note(self:Tracer, call, written, made):
     call.writes += [self.value(t, number, FROM_INPUT if written else origin) for t in made]
     rec.calls.append(call)
 
-# %% ../nbs/05_trace.ipynb #f66decb1
+# %% ../nbs/05_trace.ipynb #9d19d319
 @patch
 def tell(self:Tracer, values):
     "Note that the running code was told what `values` hold, unless they are weights, or it only raises"
@@ -235,7 +242,7 @@ def answer(self:Tracer, name, out, args):
     "What a question about a tensor gives; sizes that may be others for another batch as `Asked`"
     v = self.numbers.get(args[0]) if args and isinstance(args[0], Tensor) else None
     if not op(name).size or v is not None and self.rec.values[v].origin>FROM_SIZES: return out
-    self.rec.sized = True
+    self.rec.sized,self.rec.layout = True,self.rec.layout or name in ('stride','is_contiguous')
     if name in ('len','is_contiguous'): self.ask(int(out)) # a plain number from here on
     if isinstance(out, torch.Size): return torch.Size([Asked(n, self.ask) for n in out])
     if isinstance(out, tuple): return tuple(Asked(n, self.ask) for n in out)
