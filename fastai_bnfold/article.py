@@ -205,7 +205,7 @@ class Result:
     def head(self):
         "Names of the columns"
         return ('', 'before', 'after', '', *(["the article's"] if self.name in ARTICLE else []))
-    def __repr__(self): return as_text(self.name, self.head, self.rows())
+    def __repr__(self): return as_text(self.name, self.head, self.rows(), width=120)
     def _repr_html_(self): return as_html(self.name, self.head, self.rows())
 
 # %% ../nbs/19_article.ipynb #0d2b463c
