@@ -35,7 +35,7 @@ def _statements(tree, line):
     found = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and _on(n, line)]
     return [n for n in found if not hasattr(n, 'body') or line<n.body[0].lineno or line==n.lineno]
 
-# %% ../nbs/04_source.ipynb #048c4e6d
+# %% ../nbs/04_source.ipynb #b0928768
 def _only_raises(s):
     "Is `s` a statement whose one way leads on, and whose other way raises, and whose condition keeps nothing?"
     condition = [n for part in (getattr(s, 'test', None), *getattr(getattr(s, 'value', None), 'args', ())) if part for n in ast.walk(part)]
@@ -66,6 +66,7 @@ def _unknown_manager(n):
     "Is `n` a `with` that may swallow an error? PyTorch's own do not"
     return isinstance(n, ast.With) and not all(ast.unparse(i.context_expr).startswith('torch.') for i in n.items)
 
+@lru_cache(maxsize=10_000)
 def is_check(file, line):
     "Does line `line` of `file` hold one statement only, and that one a condition whose other way raises?"
     tree = _tree(file)
@@ -74,6 +75,7 @@ def is_check(file, line):
     inside = {n for s in checks for n in ast.walk(s)}
     return len(checks)==1 and all(s in inside for s in found)
 
+@lru_cache(maxsize=10_000)
 def may_catch(file, line):
     "Would an error that comes up to line `line` of `file` be caught there?"
     tree = _tree(file)

@@ -222,11 +222,11 @@ def note(self:Tracer, call, written, made):
     call.writes += [self.value(t, number, FROM_INPUT if written else origin) for t in made]
     rec.calls.append(call)
 
-# %% ../nbs/05_trace.ipynb #9d19d319
+# %% ../nbs/05_trace.ipynb #9b628e78
 @patch
 def tell(self:Tracer, values):
     "Note that the running code was told what `values` hold, unless they are weights, or it only raises"
-    if not (line := deciding_line()): return
+    if self.running() and self.running().tells or not (line := deciding_line()): return
     if min(self.rec.values[v].origin for v in values)==FROM_WEIGHTS: self.told_weights.append((self.running(), line, values))
     elif self.running(): self.running().tells = line
     else: self.rec.outside = line
