@@ -314,7 +314,7 @@ def kept_paths(
         found.update(dict.fromkeys(below, getattr(o, '__name__', o)))
     return found
 
-# %% ../nbs/09_plan.ipynb #75676ae0
+# %% ../nbs/09_plan.ipynb #73f4345c
 def _final(into, p):
     "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
     return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))
@@ -330,7 +330,7 @@ def _changed(found):
     paths = []
     for g,moves,_ in found:
         values = {v for move in moves.values() for v in move.values}
-        paths += [v.path for v in g.rec.modules if values & set(v.outputs) and v.path]
+        paths += [v.path for v in g.rec.modules if values & set(v.outputs) and v.path and (g.mods[v.path]._modules or g.mods[v.path]._parameters)]
     return tuple(dict.fromkeys(paths))
 
 def _worth_saying(stops):
