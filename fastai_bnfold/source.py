@@ -163,8 +163,7 @@ def _written(node):
     if isinstance(node, (ast.Attribute,ast.Subscript)) and isinstance(node.ctx, (ast.Store,ast.Del)): return node
     if isinstance(node, (ast.Global,ast.Nonlocal)): return node
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _keepers: return node.func.value
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not _only_raises(node):
-        return node.value.func.value if isinstance(node.value.func, ast.Attribute) else node
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not _only_raises(node): return node.value.func
     if _called_name(node) in ('setattr','delattr','exec','eval'): return node
 
 def _called_name(node):
@@ -176,20 +175,45 @@ def _root(node):
     while isinstance(node, (ast.Attribute,ast.Subscript)): node = node.value
     return node
 
-def _made_here(name, function):
-    "Is every value that `function` gives to its variable `name` a new list, dict or set?"
-    made = ast.List,ast.Dict,ast.Set,ast.ListComp,ast.DictComp,ast.SetComp
-    assigned = [n for n in ast.walk(function) if isinstance(n, ast.Assign)]
-    given = [n for n in assigned if any(isinstance(t, ast.Name) and t.id==name for t in n.targets)]
-    arguments = [a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)]
-    return bool(given) and name not in arguments and all(isinstance(n.value, made) for n in given)
+def _own_names(function, me):
+    "The names that `function` gives a value to and that stand for nothing it got from `me` or from outside"
+    named = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
+    arguments = {a.arg for a in ast.walk(function) if isinstance(a, ast.arg)} - me
+    own = arguments | {n.id for n in named if not isinstance(n.ctx, ast.Load)}
+    size = None
+    while size!=len(own):
+        size = len(own)
+        own -= {n.id for n in named if not isinstance(n.ctx, ast.Load) and not _sources(n) <= own}
+    return own
+
+def _first_argument(function):
+    "The name of the first argument, mostly `self`"
+    return {a.arg for a in [*function.args.posonlyargs, *function.args.args][:1]}
+
+def _sources(target):
+    "The names at the start of what variable `target` may stand for: what is called or made for it is new"
+    stands = next((o.iter if hasattr(o, 'iter') else o.value for o in _above(target) if hasattr(o, 'value') or hasattr(o, 'iter')), None)
+    root = _root(stands)
+    return {root.id} if isinstance(root, ast.Name) else set()
+
+def _named(f, name):
+    "What `name` stands for in the code of function `f`, where it is none of its own"
+    cells = dict(zip(f.__code__.co_freevars, f.__closure__ or ()))
+    return cells[name].cell_contents if name in cells and cells[name]!=types.CellType() else f.__globals__.get(name)
+
+def _home(o):
+    "The package that `o` comes from"
+    home = getattr(o, '__name__', '') if inspect.ismodule(o) else getattr(o, '__module__', None) or type(o).__module__
+    return home.partition('.')[0]
+
+_harmless = 'torch','warnings','logging' # what these keep is no decision
 
 # %% ../nbs/04_source.ipynb #3bdc99bd
 class Reached:
     "How the code of module `m`, as far as its `forward` leads, speaks of its children"
     def __init__(self, m:nn.Module):
         self.inside,self.items,self.all,self.stores,self.stores_elsewhere = set(),set(),False,False,False
-        self.functions,self.todo,self.nodes,seen = functions_of(m),['forward','__call__'],[],set()
+        self.functions,self.todo,self.nodes,self.helpers,seen = functions_of(m),['forward','__call__'],[],set(),set()
         while self.todo:
             if (name := self.todo.pop()) in seen: continue
             seen.add(name)
@@ -201,10 +225,27 @@ class Reached:
         self.nodes += nodes
         if not nodes: self.all = True
         for node in nodes:
-            me = [a.arg for a in (*node.args.posonlyargs, *node.args.args)][:1]
+            me = _first_argument(node)
             for n in ast.walk(node):
-                if isinstance(n, ast.Name) and [n.id]==me: self.mention(n, node)
-                elif written := _written(n): self.store(written, me, node)
+                if isinstance(n, ast.Name) and n.id in me: self.mention(n, node)
+            self.read_stores(f, node, me)
+
+    def read_stores(self, f, function, me=frozenset()):
+        "Note where the code `function` of `f` keeps something, and the helpers that it calls"
+        own,body = _own_names(function, me),function.body if isinstance(function.body, list) else [function.body]
+        for n in (n for part in body for n in ast.walk(part)):
+            if (name := _called_name(n)) and name not in own: self.read_helper(_named(f, name))
+            if not (target := _written(n)): continue
+            attribute = isinstance(target, ast.Attribute) and not isinstance(target.ctx, ast.Load) # even a tensor can carry one on
+            if attribute or getattr(_root(target), 'id', None) not in own: self.store(f, target, me)
+
+    def read_helper(self, helper):
+        "Note where function `helper` keeps something"
+        if not inspect.isfunction(helper) or helper in self.helpers or _home(helper) in _harmless: return
+        self.helpers.add(helper)
+        nodes = _nodes(inspect.unwrap(helper))
+        if not nodes: self.stores_elsewhere = True
+        for node in nodes: self.read_stores(helper, node)
 
     def mention(self, node, function):
         "Note what the code does with `self`"
@@ -223,12 +264,19 @@ class Reached:
         if name in self.functions: self.todo.append(name)
         return name in self.functions
 
-    def store(self, target, me, function):
-        "Note where the code keeps something: in an attribute of `self`, or elsewhere than in what it has just made"
+    def store(self, f, target, me):
+        "Note that function `f` keeps something in `target`: in an attribute of `self`, or elsewhere"
         root = getattr(_root(target), 'id', None)
-        if isinstance(target, ast.Subscript) and [root]==me: return # a cache: what it holds afterwards shows in the record
-        if isinstance(target, ast.Attribute) and [getattr(target.value, 'id', None)]==me: self.stores = True
-        elif root is None or not _made_here(root, function): self.stores_elsewhere = True
+        if isinstance(target, ast.Subscript) and root in me: return # a cache: what it holds afterwards shows in the record
+        name = target.attr if isinstance(target, ast.Attribute) and getattr(target.value, 'id', '') in me else None
+        if name: self.stores |= name not in self.functions # what these keep is read in them
+        elif not self.known_to_keep_nothing(f, target, root): self.stores_elsewhere = True
+
+    def known_to_keep_nothing(self, f, target, root):
+        "Is `target` a helper that is read too, or something of PyTorch's?"
+        known = _named(f, root) if root else None
+        called = isinstance(target, ast.Name) and (root in _askers or inspect.isfunction(known))
+        return called or root is not None and _home(known) in _harmless
 
     def child(self, node, function):
         "Note what it does with `self.child`"

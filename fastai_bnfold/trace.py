@@ -182,7 +182,7 @@ def _by_mask(args): return any(t.dtype in (torch.bool,torch.uint8) for t in tens
 def record(self:Tracer, func, args, kwargs):
     "Make the call, and record it"
     name = op_name(func)
-    asks = op(name).asks or name=='type' and len(args)==1 and not kwargs
+    asks = op(name).asks and not tensors_in([args[1:], kwargs]) or name=='type' and len(args)==1 and not kwargs
     if asks: return self.answer(name, func(*args, **kwargs), args)
     tensors = tensors_in(args[:1] if op(name).about else [args, kwargs])
     values = [self.known(t) for t in tensors]
@@ -201,9 +201,10 @@ def make(self:Tracer, func, tensors, args, kwargs):
     "Make the call; what it calls in turn is only listened to. The result, and those of `tensors` that were written"
     self.written,self.told = set(),False
     self.note_operator(func, args, kwargs)
+    before = [memory_of(t) for t in tensors]
     out = func(*args, **kwargs)
-    sets = getattr(func, '__name__', '')=='__set__' # as in `t.data = u`
-    return out,[t for k,t in enumerate(tensors) if memory_of(t) in self.written or (sets and k==0)]
+    moved = lambda t,was: memory_of(t)!=was # as by `t.data = u`
+    return out,[t for t,was in zip(tensors, before) if was in self.written or moved(t, was)]
 
 @patch
 def note(self:Tracer, call, written, made):
