@@ -41,7 +41,7 @@ def working_dtype(model, outs):
     return max(ds, key=TOLERANCE.get, default=torch.float32)
 
 def difference(before, after)->tuple[float,float]:
-    "Largest difference of two outputs, absolute and relative to each tensor's largest value; infinite where they do not match"
+    "Largest difference of two outputs, absolute and relative to each tensor's largest value; infinite if they do not match"
     befores,afters = ([_dense(t) for t in tensors_in(o)] for o in (before,after))
     if not befores: raise FoldError("the model returns no tensor: there is nothing to check the fold by")
     if [b.shape for b in befores]!=[a.shape for a in afters]: return float('inf'),float('inf')
@@ -140,9 +140,11 @@ class BNFolder:
         options = dict(keep=keep, also=also, scales=scales, odd={} if check else held_elsewhere(self.model))
         plan,before = self._plan(xb, kwargs, **options),twin(self.model) if timeit else None
         if check: plan.looks += looks_unlike(self.model, plan.looks, run)
-        n,report = len(self._done),self._fold(plan, check, collapse, lambda odd: self._plan(xb, kwargs, **{**options, 'odd':odd}))
+        n,without = len(self._done),lambda odd: self._plan(xb, kwargs, **{**options, 'odd':odd})
+        report = self._fold(plan, check, collapse, without)
+        engines = dict(unfolded=_called(before, kwargs), folded=_called(self.model, kwargs))
         try:
-            if timeit: report.times = bench(dict(unfolded=_called(before, kwargs), folded=_called(self.model, kwargs)), *xb)
+            if timeit: report.times = bench(engines, *xb)
         except BaseException: self.rewind(n); raise
         if not undo: self.forget()
         return report
@@ -242,12 +244,13 @@ def forget(self:BNFolder):
 # %% ../nbs/15_fold.ipynb #de6ad050
 @patch
 def _same_calls(self:BNFolder, plan, batch):
-    "The output of the folded model, which must make the very calls of the unfolded one but for the BatchNorms: code that looks at its own layers may make others"
+    "The output of the folded model. It must make the calls it made before: code that looks at its layers may make others"
     rec = trace(self.model, *batch.args, **batch.kwargs)
     names = call_names(rec, plan)
     if names!=plan.names:
         at = next((a for a,b in zip_longest(names, plan.names) if a!=b), None)
-        raise _Differs(f"in what it does: it calls {at or 'less'} where it did not before", batch, plan.looks[0][1], None)
+        words = f"in what it does: it calls {at or 'less'} where it did not before"
+        raise _Differs(words, batch, plan.looks[0][1], None)
     return rec.out
 
 @patch

@@ -151,7 +151,8 @@ def deciding(
     while size!=len(found):
         size = len(found)
         found |= _told_by_keeping(model, rec, found)
-        found |= {v.parent for k,v in enumerate(rec.modules) if k in found and v.gives and v.parent is not None}
+        asking = lambda v: v.gives or rec.modules[v.parent].asks # its shape or dtype may be the answer
+        found |= {v.parent for k,v in enumerate(rec.modules) if k in found and v.parent is not None and asking(v)}
         told = lambda v: v.parent in found and (v.given or _takes_more(mods[v.path], v))
         found |= {k for k,v in enumerate(rec.modules) if told(v)}
     return found
@@ -274,7 +275,8 @@ class Graph:
         for k in numbers:
             if _only_calls(self.mods[visits[k].path]): continue
             words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
-            for v in seen_by(self.rec, k) - made_last(self.rec, k, self.mods[visits[k].path]): self.watchers[v].append(Watcher('decides', words))
+            seen = seen_by(self.rec, k) - made_last(self.rec, k, self.mods[visits[k].path])
+            for v in seen: self.watchers[v].append(Watcher('decides', words))
         self.deciding_paths = {visits[k].path for k in numbers}
         self.out_of_units = out_of_units(self.model, dict.fromkeys(visits[k].path for k in sorted(numbers)))
 

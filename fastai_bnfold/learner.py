@@ -121,13 +121,13 @@ def fold_bn(self:Learner,
     validate:bool=False, # Loss and metrics before and after?
     timeit:bool=False, # Time one item before and after? Needs a second copy of the model for the moment
     undo:bool=True, # Keep what `unfold_bn` needs (the unfolded weights of the folded layers)?
-    trainable:bool=False, # Let the folded model be trained (for quantization, say)? Otherwise `fit` stops with a message
+    trainable:bool=False, # Let the folded model be trained (for quantization, say)? If not, `fit` stops with a message
     collapse:bool=False, # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
     keep:str|type|list|None=None, # BatchNorm layers that stay: module paths, patterns such as `'head.*'`, or classes
     also:list|None=None, # Further batches to decide on, each a tuple of inputs: other sizes, other numbers of items
     dl:DataLoader|None=None # Where to take the inputs from instead, such as `learn.dls.test_dl(items)`
 )->FoldReport: # Shows itself as a table; `plot()` draws it
-    "Fold the BatchNorm layers into their neighbours, in place; FoldError, and nothing changed, if an output would change"
+    "Fold the BatchNorm layers into their neighbours, in place; FoldError and nothing changed if an output would change"
     if validate and not len(_valid(self)):
         raise FoldError("`validate=True` needs validation data, and this Learner has none (is it from an export?)")
     with _or_as_before(self) as (folder,flags):

@@ -12,10 +12,10 @@ __all__ = ['OPS', 'op_name', 'Ref', 'Call', 'value_of', 'map_tensors', 'tensors_
 # %% ../nbs/02_ops.ipynb #bab36de5
 import copy
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
-from .labels import IDENT, FIRST, compact, uniform, squash
+from .labels import uniform, squash
 
 # %% ../nbs/02_ops.ipynb #2f4f87de
 def op_name(func)->str:
@@ -104,7 +104,7 @@ def parts(o)->list:
 
 # %% ../nbs/02_ops.ipynb #251ca0f9
 class Asked(int):
-    "A size, or a number computed from `sizes`; `ask` is called with these and what it is compared with when Python looks"
+    "A size, or a number computed from `sizes`; when Python looks, `ask` is called with these and what they are compared with"
     def __new__(cls, n, ask=lambda sizes, other: None, sizes=None):
         self = super().__new__(cls, n)
         self.ask,self.sizes = ask,sizes or (int(n),)
@@ -186,7 +186,9 @@ class Stop(Exception):
     ): super().__init__(kind, words, call); self.kind,self.words,self.call = kind,words,call
     def __str__(self): return self.words
 
-def between(words=''): return Stop('between', words)
+def between(words=''):
+    "What stops a map that cannot travel through an operation"
+    return Stop('between', words)
 
 # %% ../nbs/02_ops.ipynb #b6526f84
 def moves(flow, call):

@@ -10,7 +10,7 @@ __all__ = ['FoldError', 'DoesNotRun', 'FoldEntry', 'Share', 'FoldPlan', 'apply',
            'kept_paths', 'layers_in_order', 'call_names', 'make_plan']
 
 # %% ../nbs/09_plan.ipynb #30c4a32b
-import fnmatch, random
+import fnmatch, itertools, random
 from dataclasses import dataclass, field
 from functools import partial
 import numpy as np, torch
@@ -133,13 +133,21 @@ def as_batch(o)->Batch:
     if isinstance(o, Batch): return o
     return Batch((), o) if isinstance(o, dict) else Batch(tuple(o) if isinstance(o, (tuple,list)) else (o,))
 
-def resized(batch:Batch, items:int|None=None, lengths=(), first:int=1)->Batch:
-    "`batch` with so many items (None: as it has), and each axis from the `first` on of a length in `lengths` as long as given"
+def resized(
+    batch:Batch,
+    items:int|None=None, # How many items; None for as many as it has
+    lengths=(), # Length -> new length, of all axes from the `first` on that are as long
+    first:int=1, # Which of the axes come after the items (and channels)
+    skew:int=0 # So much longer still is the last of several axes of one length: an image is no square then
+)->Batch:
+    "`batch`, repeated or cut to other sizes"
     def f(t):
         "`t`, repeated or cut"
         if t.is_nested or t.layout!=torch.strided: return t
+        last = len(t.shape)-1
         for d,n in enumerate(t.shape):
             new = items if d==0 and items else dict(lengths).get(n) if d>=first else None
+            if new and skew and d==last>first and t.shape[d-1]==n: new += skew
             if new: t = t.index_select(d, torch.arange(new, device=t.device)%n)
         return t
     return batch.map(f)
@@ -156,7 +164,8 @@ def turned(batch:Batch, layout:bool=False)->Batch:
         "`t` turned"
         if not _plain(t): return t
         t = t.flip(0, *range(2, t.dim()))
-        return t.to(memory_format=torch.channels_last) if layout and t.dim()==4 and t.is_contiguous() else t.contiguous()
+        other = layout and t.dim()==4 and t.is_contiguous()
+        return t.to(memory_format=torch.channels_last) if other else t.contiguous()
     return batch.map(f)
 
 # %% ../nbs/09_plan.ipynb #08b26e32
@@ -195,11 +204,19 @@ def _with_other_lengths(model, batch, items, lengths, other, change):
     "(batch, record) with so many `items`, and other `lengths` as far as the model takes them, or None"
     taken,found = {},None
     for n in lengths:
-        for new,first in ((new, first) for first in _first_axes(batch, n) for new in other(n) if new): # what the model takes
-            if look := _try(model, change(resized(batch, items, {**taken, n:new}, first))): break
+        tries = [(new, 0) for new in other(n) if new]
+        if tries and _square(batch, n): tries.insert(0, (tries[0][0], 3))
+        for first,(new,skew) in itertools.product(_first_axes(batch, n), tries): # the first that the model takes
+            if look := _try(model, change(resized(batch, items, {**taken, n:new}, first, skew))): break
         else: continue
         taken[n],found = new,look
+    if not found and len(lengths)>1: # they may belong together, such as those of a text and of its parts
+        found = _try(model, change(resized(batch, items, {n:n+lengths[0] for n in lengths})))
     return found or _try(model, change(resized(batch, items)))
+
+def _square(batch, n):
+    "Is there an image of this length both ways?"
+    return any(t.dim()>3 and t.shape[-2:]==(n,n) for t in tensors_in((batch.args, batch.kwargs)))
 
 def looks(
     model:nn.Module,
@@ -213,7 +230,8 @@ def looks(
     items,lengths = _lengths(batch)
     other_order = partial(turned, layout=rec.layout)
     for n,other,change in ((1, _longer, negated), (max(2, (items or 0)+1), _shorter, other_order)):
-        if look := _with_other_lengths(model, batch, items and n, lengths, other, change): yield look
+        for so_many in (items and n, None) if items else (None,): # what looks like items may be channels: of one image
+            if look := _with_other_lengths(model, batch, so_many, lengths, other, change): yield look; break
 
 def looks_unlike(
     model:nn.Module,
@@ -330,8 +348,8 @@ def _changed(found):
     paths = []
     for g,moves,_ in found:
         values = {v for move in moves.values() for v in move.values}
-        paths += [v.path for v in g.rec.modules if values & set(v.outputs) and v.path and (g.mods[v.path]._modules or g.mods[v.path]._parameters)]
-    return tuple(dict.fromkeys(paths))
+        paths += [v.path for v in g.rec.modules if v.path and values & set(v.outputs)]
+    return tuple(p for p in dict.fromkeys(paths) if g.mods[p]._modules or g.mods[p]._parameters)
 
 def _worth_saying(stops):
     "What stopped the ways back and forward, and the others where they came near"
@@ -363,7 +381,7 @@ def _assemble(found, looked):
     return plan
 
 def call_names(rec:Record, plan:FoldPlan)->tuple:
-    "Names of the calls in a record, but for those made in the BatchNorm layers that `plan` folds, or what is left of them"
+    "Names of the calls in a record, but for those made in the BatchNorm layers that `plan` folds"
     gone = {e.bn for e in plan.folded}
     inside = {k for k,v in enumerate(rec.modules) if v.path in gone}
     return tuple(c.name for c in rec.calls if not inside & set(c.stack))
@@ -384,6 +402,7 @@ def make_plan(
     unfit = {**{p:Stop('keep', f"it was asked to stay: keep={o!r}") for p,o in kept.items()}, **(odd or {})}
     looked = [(b, trace(model, *b.args, **b.kwargs)) for b in (Batch(args, inputs or {}), *map(as_batch, also))]
     def decided():
+        "What is decided on all batches so far"
         with torch.device('cpu'): return settled(model, [r for _,r in looked], unfit, scales=scales, kept=kept)
     found = decided()
     sized = [rec.sized or _moved(g, moves) for (_,rec),(g,moves,_) in zip(looked, found)]

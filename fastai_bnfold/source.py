@@ -10,7 +10,7 @@ __all__ = ['is_check', 'may_catch', 'deciding_line', 'functions_of', 'Reached', 
 
 # %% ../nbs/04_source.ipynb #011a3bed
 import ast, inspect, linecache, traceback, types
-from functools import lru_cache, partial
+from functools import lru_cache
 from torch import nn
 from .state import own_attrs
 
@@ -38,28 +38,30 @@ def _statements(tree, line):
 # %% ../nbs/04_source.ipynb #b0928768
 def _only_raises(s):
     "Is `s` a statement whose one way leads on, and whose other way raises, and whose condition keeps nothing?"
-    condition = [n for part in (getattr(s, 'test', None), *getattr(getattr(s, 'value', None), 'args', ())) if part for n in ast.walk(part)]
-    if any(isinstance(n, ast.NamedExpr) or isinstance(n, ast.Call) and not _keeps_nothing(n) for n in condition): return False
+    asked = [getattr(s, 'test', None), *getattr(getattr(s, 'value', None), 'args', ())]
+    condition = [n for part in asked if part for n in ast.walk(part)]
+    keeps = lambda n: isinstance(n, ast.NamedExpr) or isinstance(n, ast.Call) and not _keeps_nothing(n)
+    if any(map(keeps, condition)): return False
     if isinstance(s, ast.Assert): return True
     if isinstance(s, ast.If): return not s.orelse and isinstance(s.body[-1], ast.Raise)
     called = ast.unparse(s.value.func) if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) else ''
-    return called in ('_assert','torch._assert','torch._check') # PyTorch's own; what anybody else calls so may keep something
+    return called in ('_assert','torch._assert','torch._check') # PyTorch's own: nobody else's is known to keep nothing
 
 _keepers = set('append add update extend insert setdefault set put pop push send write remove discard'.split())
-_askers = set('len isinstance all any max min abs int float bool tuple list set sum range hasattr getattr type str sorted zip'.split())
+_askers = set('''len isinstance all any max min abs int float bool tuple list set sum range hasattr getattr type str
+    sorted zip'''.split())
 
 def _keeps_nothing(call):
-    "Is this a call that keeps nothing: a plain question, or a method of something else than `self` whose name says no other?"
+    "Does this call keep nothing: is it a plain question, or a method of something else than `self`?"
     if isinstance(call.func, ast.Name): return call.func.id in _askers
     name = ast.unparse(call.func)
     return not name.startswith('self.') and name.split('.')[-1] not in _keepers and '__' not in name
 
 def _caught(node):
     "Would an error in `node` be caught within its function?"
-    def catches(n): return isinstance(n, ast.Try) and n.handlers or type(n).__name__=='TryStar' or _unknown_manager(n)
     for n in _above(node):
         if isinstance(n, (ast.FunctionDef,ast.Lambda)): return False
-        if catches(n): return True
+        if isinstance(n, ast.Try) and n.handlers or type(n).__name__=='TryStar' or _unknown_manager(n): return True
     return False
 
 def _unknown_manager(n):
@@ -162,8 +164,10 @@ def _written(node):
     "What statement or target `node` writes into; None if it writes nothing but a local name"
     if isinstance(node, (ast.Attribute,ast.Subscript)) and isinstance(node.ctx, (ast.Store,ast.Del)): return node
     if isinstance(node, (ast.Global,ast.Nonlocal)): return node
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _keepers: return node.func.value
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not _only_raises(node): return node.value.func
+    called = node.func if isinstance(node, ast.Call) else None
+    if isinstance(called, ast.Attribute) and called.attr in _keepers: return called.value
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return None if _only_raises(node) else node.value.func
     if _called_name(node) in ('setattr','delattr','exec','eval'): return node
 
 def _called_name(node):
@@ -192,8 +196,8 @@ def _first_argument(function):
 
 def _sources(target):
     "The names at the start of what variable `target` may stand for: what is called or made for it is new"
-    stands = next((o.iter if hasattr(o, 'iter') else o.value for o in _above(target) if hasattr(o, 'value') or hasattr(o, 'iter')), None)
-    root = _root(stands)
+    values = (getattr(o, 'iter', getattr(o, 'value', None)) for o in _above(target))
+    root = _root(next(filter(None, values), None))
     return {root.id} if isinstance(root, ast.Name) else set()
 
 def _named(f, name):
@@ -236,7 +240,8 @@ class Reached:
         for n in (n for part in body for n in ast.walk(part)):
             if (name := _called_name(n)) and name not in own: self.read_helper(_named(f, name))
             if not (target := _written(n)): continue
-            attribute = isinstance(target, ast.Attribute) and not isinstance(target.ctx, ast.Load) # even a tensor can carry one on
+            # even a tensor can carry an attribute on
+            attribute = isinstance(target, ast.Attribute) and not isinstance(target.ctx, ast.Load)
             if attribute or getattr(_root(target), 'id', None) not in own: self.store(f, target, me)
 
     def read_helper(self, helper):
@@ -267,7 +272,7 @@ class Reached:
     def store(self, f, target, me):
         "Note that function `f` keeps something in `target`: in an attribute of `self`, or elsewhere"
         root = getattr(_root(target), 'id', None)
-        if isinstance(target, ast.Subscript) and root in me: return # a cache: what it holds afterwards shows in the record
+        if isinstance(target, ast.Subscript) and root in me: return # a cache: what it holds then shows in the record
         name = target.attr if isinstance(target, ast.Attribute) and getattr(target.value, 'id', '') in me else None
         if name: self.stores |= name not in self.functions # what these keep is read in them
         elif not self.known_to_keep_nothing(f, target, root): self.stores_elsewhere = True
@@ -312,8 +317,9 @@ def _only_return(root):
     body = root.body if isinstance(root.body, list) else []
     returns = [n for n in ast.walk(root) if isinstance(n, ast.Return)]
     call = returns[0].value if len(returns)==1 and returns[0] is body[-1] else None
-    chooses = isinstance(call, ast.Call) and any(isinstance(n, (ast.IfExp,ast.BoolOp,ast.NamedExpr,ast.Starred)) for n in ast.walk(call))
-    return call if isinstance(call, ast.Call) and not chooses else None
+    if not isinstance(call, ast.Call): return None
+    choices = ast.IfExp,ast.BoolOp,ast.NamedExpr,ast.Starred
+    return None if any(isinstance(n, choices) for n in ast.walk(call)) else call
 
 def _ends_in_call(f, weight):
     "Does function `f` end in one call that gets `weight` (as text), which it uses for nothing else but its shape?"

@@ -50,6 +50,7 @@ class ModuleCall:
     gives: bool = False # Did it return, or raise, something else than one tensor?
     tells: str = '' # The line of its own code that turned what a tensor holds into a Python value
     sizes: list = field(default_factory=list) # What its own code asked sizes for, as (size, other number, line of code)
+    asks: bool = False # Did its own code ask what a tensor is: its dtype, say, or how many axes it has?
 
 # %% ../nbs/05_trace.ipynb #4c59b9eb
 class Watcher(NamedTuple):
@@ -227,9 +228,10 @@ def note(self:Tracer, call, written, made):
 @patch
 def tell(self:Tracer, values):
     "Note that the running code was told what `values` hold, unless they are weights, or it only raises"
-    if self.running() and self.running().tells or not (line := deciding_line()): return
-    if min(self.rec.values[v].origin for v in values)==FROM_WEIGHTS: self.told_weights.append((self.running(), line, values))
-    elif self.running(): self.running().tells = line
+    running = self.running()
+    if running and running.tells or not (line := deciding_line()): return
+    if all(self.rec.values[v].origin==FROM_WEIGHTS for v in values): self.told_weights.append((running, line, values))
+    elif running: running.tells = line
     else: self.rec.outside = line
 
 @patch
@@ -242,6 +244,8 @@ def ask(self:Tracer, n, other=None):
 def answer(self:Tracer, name, out, args):
     "What a question about a tensor gives; sizes that may be others for another batch as `Asked`"
     v = self.numbers.get(args[0]) if args and isinstance(args[0], Tensor) else None
+    made = v is not None and self.rec.values[v].call is not None
+    if made and self.running() and not isinstance(out, Tensor): self.running().asks = True
     if not op(name).size or v is not None and self.rec.values[v].origin>FROM_SIZES: return out
     self.rec.sized,self.rec.layout = True,self.rec.layout or name in ('stride','is_contiguous')
     if name in ('len','is_contiguous'): self.ask(int(out)) # a plain number from here on
@@ -273,7 +277,9 @@ class _Visits:
         self.hooked = {m for m in self.paths if hooked(m)}
 
     def __deepcopy__(self, memo): return self # a model may copy one of its modules, hooks and all
-    def mine(self, m): return m in self.paths and threading.get_ident()==self.thread
+    def mine(self, m):
+        "Is `m` a module of the model, called in the thread that the model was?"
+        return m in self.paths and threading.get_ident()==self.thread
 
     def enter(self, m, args, kwargs):
         "Before a module's forward"
@@ -296,7 +302,9 @@ class _Visits:
         call.gives,call.single = not isinstance(out, Tensor),call.single and isinstance(out, Tensor)
         if m in self.hooked and m._forward_hooks: see(t.rec, call.outputs, 'hook', self.hook(m))
 
-    def hook(self, m): return f"is seen by a hook on {f'`{self.paths[m]}`' if self.paths[m] else 'the model'}"
+    def hook(self, m):
+        "Who sees what goes through a module with a hook, as the end of a sentence"
+        return f"is seen by a hook on {f'`{self.paths[m]}`' if self.paths[m] else 'the model'}"
 
     @contextlib.contextmanager
     def watching(self):

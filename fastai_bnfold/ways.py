@@ -315,9 +315,10 @@ def centred(g:Graph, i:int, layer:Absorber)->bool:
 def convolution_of(g:Graph, found:list, x:int):
     "Of the terms `found` a convolution of value `x` with a tap on it: (absorber, term); None if there is none"
     for term in found:
-        if term.call is None: continue
-        layer = absorber(g, term.call)
-        if centred(g, term.call, layer) and origin(g, g.calls[term.call].value('input'))==x: return layer,term
+        if term.call is None or origin(g, g.calls[term.call].value('input'))!=x: continue
+        try: layer = absorber(g, term.call)
+        except Stop: continue # another may take it
+        if centred(g, term.call, layer): return layer,term
 
 def _one_call(g, path):
     "The number of the one call of layer `path`"

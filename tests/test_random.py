@@ -27,12 +27,7 @@ def test_random_nets(start):
     assert sum(r.status != 'invalid' for r in res) >= STEP - 2
 
 
-def regression(name):
-    "A net by its name; one is refused whole, where its odd layer should stay alone"
-    return pytest.param(name, marks=[pytest.mark.xfail(reason='refused whole')] if name == 'in_a_plain_list' else [])
-
-
-@pytest.mark.parametrize('name', map(regression, REGRESSIONS))
+@pytest.mark.parametrize('name', list(REGRESSIONS))
 def test_regression(name): assert check(REGRESSIONS[name]).status == 'ok', check(REGRESSIONS[name])
 
 

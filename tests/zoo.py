@@ -1,6 +1,7 @@
 """The models people use, with calibrated statistics: fastai's own, torchvision's, one timm model a family. For each: layers,
 folded, kept with reasons, largest relative error on a fresh batch in float64, time to fold; and the same for `torch.fx`'s
-`fuse` and fasterai's `BN_Folder`. `make zoo` writes nbs/data/zoo_*.json, which nbs/zoo.ipynb shows; `python tests/zoo.py --set fastai --only resnet18` prints a row."""
+`fuse` and fasterai's `BN_Folder`. `make zoo` writes nbs/data/zoo_*.json, which nbs/zoo.ipynb shows; `python tests/zoo.py --set fastai --only resnet18` prints a row.
+Rows that are in the file already are not measured again: what was stopped goes on where it was."""
 import argparse
 import collections
 import gc
@@ -18,7 +19,7 @@ from torch import nn
 
 from fastai_bnfold.bench import machine
 from fastai_bnfold.fold import nudged
-from fastai_bnfold.plan import Batch
+from fastai_bnfold.plan import Batch, resized
 from models import TOL, bn_layers, calibrate, engine, fasterai_fold, fx_fuse, randomize_bn, rel_err, run
 
 Entry = namedtuple('Entry', 'name build batch')  # batch(n, seed) -> positional inputs for n items
@@ -169,12 +170,96 @@ def timm_models():
     for family, (name, size) in TIMM.items(): yield Entry(f'{family}: {name}', _timm(name), images(size))
 
 
-SETS = dict(fastai=fastai_models, torchvision=torchvision_models, timm=timm_models)
+MOST = 100_000_000  # parameters: in float64, with copies, more does not fit a small machine
+
+
+def timm_all():
+    "Every timm model with BatchNorm and up to `MOST` parameters; those of one input size in that, the others at 64 pixels"
+    import timm
+    for family in timm.list_modules():
+        for name in timm.list_models(module=family):
+            with torch.device('meta'): model = _timm(name)()
+            if not bn_layers(model) or sum(p.numel() for p in model.parameters()) > MOST: continue
+            cfg = model.pretrained_cfg
+            size = cfg['input_size'][-1] if cfg.get('fixed_input_size') else dict(TIMM.values()).get(name, TIMM.get(family, ('', 64))[1])
+            yield Entry(f'{family}: {name}', _timm(name), images(size, cfg['input_size'][0]))
+
+
+# ---------------------------------------------------------------- libraries that fastai users know
+def _smp(arch, encoder):
+    def build():
+        import segmentation_models_pytorch as smp
+        return smp.create_model(arch, encoder_name=encoder, encoder_weights=None, classes=3)
+    return build
+
+
+def smp_models():
+    "segmentation_models_pytorch: each of its architectures, on two bodies"
+    import segmentation_models_pytorch as smp
+    for arch in sorted(smp.MODEL_ARCHITECTURES_MAPPING):
+        for encoder in ('resnet18', 'mobilenet_v2', 'mit_b0'):
+            if built_with_bn(b := _smp(arch, encoder)): yield Entry(f'{arch} {encoder}', b, images(128))
+
+
+TSAI = """FCN FCNPlus ConvTran ConvTranPlus GRU_FCN GRU_FCNPlus HydraPlus HydraMultiRocketPlus InceptionTime InceptionTimePlus LSTM_FCN
+    LSTM_FCNPlus MLSTM_FCN MRNN_FCN MiniRocketPlus MultiRocketPlus OmniScaleCNN PatchTST ResCNN ResNet ResNetPlus RNN_FCN RNN_FCNPlus TCN
+    TSiTPlus TSSequencerPlus TST TSTPlus TransformerModel XCM XCMPlus XceptionTime XceptionTimePlus XResNet1dPlus gMLP mWDN mWDNPlus
+    xresnet1d18 xresnet1d34 xresnet1d50_deep xresnet1d18_deeper xresnet1d34_deep xresnet1d50 xresnet1d101""".split()
+
+
+def _tsai(name):
+    def build():
+        from tsai.models import all as models
+        from tsai.models.utils import build_ts_model
+        if name == 'PatchTST': return models.PatchTST(3, None, 64, pred_dim=8)
+        return build_ts_model(getattr(models, name), 3, 4, 64, verbose=False)
+    return build
+
+
+def tsai_models():
+    "tsai: models of time series; three channels, 64 steps"
+    for name in TSAI:
+        if built_with_bn(b := _tsai(name)): yield Entry(name, b, lambda n, seed: [noise(n, 3, 64, seed=seed)])
+
+
+TRANSFORMERS = dict(  # class of its configuration = (class of the model, input size)
+    ResNetConfig=('ResNetForImageClassification', 64), RegNetConfig=('RegNetForImageClassification', 64),
+    MobileNetV1Config=('MobileNetV1ForImageClassification', 64), MobileNetV2Config=('MobileNetV2ForImageClassification', 64),
+    EfficientNetConfig=('EfficientNetForImageClassification', 64), LevitConfig=('LevitForImageClassification', 224),
+    MobileViTConfig=('MobileViTForImageClassification', 64), MobileViTV2Config=('MobileViTV2ForImageClassification', 64),
+    SwiftFormerConfig=('SwiftFormerForImageClassification', 64), SegformerConfig=('SegformerForSemanticSegmentation', 64),
+    UperNetConfig=('UperNetForSemanticSegmentation', 64), DPTConfig=('DPTForSemanticSegmentation', 384), DetrConfig=('DetrForObjectDetection', 64),
+    ConditionalDetrConfig=('ConditionalDetrForObjectDetection', 64), RTDetrConfig=('RTDetrForObjectDetection', 128),
+    DFineConfig=('DFineForObjectDetection', 128), HGNetV2Config=('HGNetV2ForImageClassification', 64),
+    TextNetConfig=('TextNetForImageClassification', 64), VitMatteConfig=('VitMatteForImageMatting', 64), CvtConfig=('CvtForImageClassification', 64))
+
+
+def _transformers(config, model):
+    def build():
+        import transformers
+        return getattr(transformers, model)._from_config(getattr(transformers, config)(return_dict=False))
+    return build
+
+
+def transformers_models():
+    "transformers: models of images with BatchNorm, each as its configuration stands by default"
+    for config, (model, size) in TRANSFORMERS.items():
+        if built_with_bn(b := _transformers(config, model)): yield Entry(model, b, images(size, 4 if 'Matte' in model else 3))
+
+
+def built_with_bn(build):
+    "Whether the model can be built here, and has BatchNorm"
+    try: return bool(bn_layers(build()))
+    except Exception as e: print('not built:', type(e).__name__, str(e).split('\n')[0][:150]); return False
+
+
+SETS = dict(fastai=fastai_models, torchvision=torchvision_models, timm=timm_models, timm_all=timm_all, smp=smp_models, tsai=tsai_models,
+    transformers=transformers_models)
 
 
 # ---------------------------------------------------------------- measuring
 def prepared(e, seed=0):
-    "The model with calibrated statistics in float64, a batch, a fresh batch of another size"
+    "The model with calibrated statistics in float64, a batch, a fresh batch of more items"
     torch.manual_seed(seed)
     model = e.build().double().eval()
     randomize_bn(model, seed, zero=0.)
@@ -185,19 +270,31 @@ def prepared(e, seed=0):
 def digest(t): return hashlib.sha1(t.detach().contiguous().numpy().tobytes()).hexdigest()
 
 
+def larger(model, fresh):
+    "A fresh batch with longer axes, where the model takes one"
+    sizes = {n for t in fresh if isinstance(t, torch.Tensor) and t.is_floating_point() for n in t.shape[2:] if n >= 16}
+    other = list(resized(Batch(tuple(fresh)), lengths={n: n + n // 2 for n in sizes}, first=2).args)
+    try: return other, run(model, other)
+    except Exception: return None
+
+
 def ours(model, xb, fresh, ref):
-    "Fold with the library: counts, reasons, error, time, and whether undo is exact"
+    "Fold with the library: counts, kinds and reasons of what is kept, errors on a fresh batch and one of another size, time, and whether undo is exact"
+    other = larger(model, fresh)
     BNFolder, _ = engine()
     state = {k: digest(v) for k, v in model.state_dict().items()}
     folder, t = BNFolder(model), time.perf_counter()
     rep = folder.fold(*xb)
     secs = time.perf_counter() - t
     err = rel_err(ref, run(model, fresh))
+    if other: err = max(err, rel_err(other[1], run(model, other[0])))
     left = len(bn_layers(model))
     folder.unfold()
     undone = state == {k: digest(v) for k, v in model.state_dict().items()}
     kept = {x.bn: x.reason for x in rep.plan if x.reason is not None}
-    return dict(left=left, err=err, seconds=secs, kept=kept, undone=undone, params=[rep.params_before, rep.params_after])
+    kinds = collections.Counter(x.kind for x in rep.plan if x.reason is not None)
+    return dict(left=left, err=err, seconds=secs, kept=kept, kinds=kinds, seen=len(rep.plan), sizes=2 if other else 1, undone=undone,
+        params=[rep.params_before, rep.params_after])
 
 
 def still_there(out, model):
