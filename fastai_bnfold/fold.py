@@ -161,7 +161,7 @@ def _plan(self:BNFolder, xb, kwargs, **options):
 def held_elsewhere(model:nn.Module)->dict:
     "Path -> reason, of layers that stand in a plain list: only the check can tell if they are called from there"
     loose = {id(m) for m in reachable(model)[1]}
-    why = "a plain list or the like holds it too, and may call it: fold with the check"
+    why = "a plain list or the like holds it too, and the code may call it from there"
     return {p:Stop('held', why) for p,m in model.named_modules() if id(m) in loose}
 
 def _called(model, kwargs): return (lambda *xb: model(*xb, **kwargs)) if kwargs else model
@@ -179,12 +179,19 @@ def _fold(self:BNFolder, plan, check, collapse, plan_without):
     "Fold by `plan`, or without the odd layers that the check finds"
     try: return self._do(plan, check, collapse)
     except _Differs as e: differs = e
-    odd = self._odd_layers([e.bn for e in plan.folded], plan, plan_without)
-    if not odd: raise self._explained(differs, plan)
-    less = plan_without(odd)
-    less.looks = plan.looks
-    try: return self._do(less, check, collapse)
-    except _Differs: raise self._explained(differs, plan) from None
+    for odd in self._suspects([e.bn for e in plan.folded], plan, plan_without):
+        less = plan_without(odd)
+        less.looks = plan.looks
+        try: return self._do(less, check, collapse)
+        except _Differs: pass
+    raise self._explained(differs, plan) from None
+
+@patch
+def _suspects(self:BNFolder, paths, plan, plan_without):
+    "Layers without which the others may fold, path -> reason: those that a list holds too; then those found by trying"
+    held = {p:stop for p,stop in held_elsewhere(self.model).items() if p in paths}
+    if held: yield held
+    if odd := self._odd_layers(paths, plan, plan_without): yield odd
 
 @patch
 def _odd_layers(self:BNFolder, paths, plan, plan_without, most=4):
