@@ -179,19 +179,12 @@ def _fold(self:BNFolder, plan, check, collapse, plan_without):
     "Fold by `plan`, or without the odd layers that the check finds"
     try: return self._do(plan, check, collapse)
     except _Differs as e: differs = e
-    for odd in self._suspects([e.bn for e in plan.folded], plan, plan_without):
-        less = plan_without(odd)
-        less.looks = plan.looks
-        try: return self._do(less, check, collapse)
-        except _Differs: pass
-    raise self._explained(differs, plan) from None
-
-@patch
-def _suspects(self:BNFolder, paths, plan, plan_without):
-    "Layers without which the others may fold, path -> reason: those that a list holds too; then those found by trying"
-    held = {p:stop for p,stop in held_elsewhere(self.model).items() if p in paths}
-    if held: yield held
-    if odd := self._odd_layers(paths, plan, plan_without): yield odd
+    odd = self._odd_layers([e.bn for e in plan.folded], plan, plan_without)
+    if not odd: raise self._explained(differs, plan)
+    less = plan_without(odd)
+    less.looks = plan.looks
+    try: return self._do(less, check, collapse)
+    except _Differs: raise self._explained(differs, plan) from None
 
 @patch
 def _odd_layers(self:BNFolder, paths, plan, plan_without, most=4):

@@ -19,7 +19,7 @@ from .affine import Affine, after
 from .flow import Absorber
 from .graph import Graph, is_bn, quote, say, scripted_bn
 from .ops import Stop, map_tensors, moves, op, tensors_in
-from .state import OUT_OF_MEMORY, is_lazy
+from .state import OUT_OF_MEMORY, is_lazy, no_gc
 from .trace import Record, trace
 from .ways import aside, backward, forward, through_sum
 
@@ -144,12 +144,9 @@ def resized(
     def f(t):
         "`t`, repeated or cut"
         if t.is_nested or t.layout!=torch.strided: return t
-        last = len(t.shape)-1
-        for d,n in enumerate(t.shape):
-            new = items if d==0 and items else dict(lengths).get(n) if d>=first else None
-            if new and skew and d==last>first and t.shape[d-1]==n: new += skew
-            if new: t = t.index_select(d, torch.arange(new, device=t.device)%n)
-        return t
+        shape = [items if d==0 and items else dict(lengths).get(n, n) if d>=first else n for d,n in enumerate(t.shape)]
+        if skew and t.dim()>first+1 and t.shape[-1]==t.shape[-2]: shape[-1] += skew
+        return t.repeat([-(-new//max(n, 1)) for new,n in zip(shape, t.shape)])[[slice(n) for n in shape]]
     return batch.map(f)
 
 def _plain(t): return bool(t.dim()) and t.dtype.is_floating_point and not t.is_nested and t.layout==torch.strided
@@ -185,8 +182,8 @@ def _lengths(batch):
     items = items.pop() if len(items)==1 else None
     return items,sorted({n for t in ts for n in (t.shape[1:] if items else t.shape)}, reverse=True)
 
-def _longer(n): return (2*n+1 if n<=64 else n+n//2+1), 2*n
-def _shorter(n): return (n//2-1+n//2%2 if n>8 else n//2),
+def _longer(n): return (2*n+1 if n<=64 else n+n//4+1), 2*n # odd; then, for models that take only multiples, twice as long
+def _shorter(n): return (n//2-1+n//2%2 if n>8 else n//2), n//2
 
 def _try(model, batch, draws=None):
     "(batch, record) of a forward; None where the model cannot take that batch"
@@ -210,7 +207,7 @@ def _with_other_lengths(model, batch, items, lengths, other, change):
             if look := _try(model, change(resized(batch, items, {**taken, n:new}, first, skew))): break
         else: continue
         taken[n],found = new,look
-    if not found and len(lengths)>1: # they may belong together, such as those of a text and of its parts
+    if not found and len(tensors_in((batch.args, batch.kwargs)))>1: # they may belong together, such as those of a text and of its parts
         found = _try(model, change(resized(batch, items, {n:n+lengths[0] for n in lengths})))
     return found or _try(model, change(resized(batch, items)))
 
@@ -403,11 +400,13 @@ def make_plan(
     looked = [(b, trace(model, *b.args, **b.kwargs)) for b in (Batch(args, inputs or {}), *map(as_batch, also))]
     def decided():
         "What is decided on all batches so far"
-        with torch.device('cpu'): return settled(model, [r for _,r in looked], unfit, scales=scales, kept=kept)
-    found = decided()
-    sized = [rec.sized or _moved(g, moves) for (_,rec),(g,moves,_) in zip(looked, found)]
+        with torch.device('cpu'), no_gc(): return settled(model, [r for _,r in looked], unfit, scales=scales, kept=kept)
+    sized,found = [rec.sized for _,rec in looked],None
+    if not all(sized):
+        found = decided()
+        sized = [s or _moved(g, moves) for s,(g,moves,_) in zip(sized, found)]
     more = [look for (b,rec),s in zip(looked, sized) for look in looks(model, b, rec, s)]
-    if more: looked += more; found = decided()
+    if more or not found: looked += more; found = decided()
     return _assemble(found, [(b, r.out) for b,r in looked if b is not None])
 
 def _moved(g, done):

@@ -49,7 +49,7 @@ class ModuleCall:
     given: bool = False # Was it given something else than tensors and sizes?
     gives: bool = False # Did it return, or raise, something else than one tensor?
     tells: str = '' # The line of its own code that turned what a tensor holds into a Python value
-    sizes: list = field(default_factory=list) # What its own code asked sizes for, as (size, other number, line of code)
+    sizes: dict = field(default_factory=dict) # What its own code asked sizes for: (size, other number, line of code)
     asks: bool = False # Did its own code ask what a tensor is: its dtype, say, or how many axes it has?
 
 # %% ../nbs/05_trace.ipynb #4c59b9eb
@@ -237,7 +237,7 @@ def tell(self:Tracer, values):
 @patch
 def ask(self:Tracer, n, other=None):
     "Python looks at a size, perhaps to compare it"
-    if self.running() and (line := deciding_line()): self.running().sizes.append((n, other, line))
+    if self.running() and (line := deciding_line()): self.running().sizes[n,other,line] = True
     elif self.rec.out is None and (line := deciding_line()): self.rec.outside = line
 
 @patch

@@ -28,8 +28,8 @@ def test_random_nets(start):
 
 
 def regression(name):
-    "A net by its name; of one the plan, which makes no change, cannot know what the fold then finds: that a layer must stay"
-    marks = [pytest.mark.xfail(reason='the fold keeps more than was planned', strict=True)] if name == 'in_a_plain_list' else []
+    "A net by its name; one is refused whole: its only layer is the odd one"
+    marks = [pytest.mark.xfail(reason='refused whole', strict=True)] if name == 'in_a_plain_list' else []
     return pytest.param(name, marks=marks)
 
 
