@@ -140,6 +140,10 @@ def _takes_more(m, visit):
     places = [k for k,p in params.items() if p.kind in (p.POSITIONAL_ONLY,p.POSITIONAL_OR_KEYWORD)]
     return bool({*params} - {*places[:n], *names})
 
+def _goes_one_way(m):
+    "Is `m` one of PyTorch's own layers, such as an LSTM? What these ask a size for changes nothing outside"
+    return type(m).__module__.startswith('torch.nn.') and not m._modules and not functions_of(m)
+
 def deciding(
     model:nn.Module,
     rec:Record,
@@ -148,6 +152,7 @@ def deciding(
     "The module calls that decide by what a batch holds, or by its size"
     found = {k for k,v in enumerate(rec.modules) if v.tells or k==0 and rec.outside} | _sizes_vary(rec, others)
     mods,size = dict(model.named_modules()),0
+    found -= {k for k in found if _goes_one_way(mods[rec.modules[k].path])}
     while size!=len(found):
         size = len(found)
         found |= _told_by_keeping(model, rec, found)

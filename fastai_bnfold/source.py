@@ -217,19 +217,21 @@ class Reached:
     "How the code of module `m`, as far as its `forward` leads, speaks of its children"
     def __init__(self, m:nn.Module):
         self.inside,self.items,self.all,self.stores,self.stores_elsewhere = set(),set(),False,False,False
-        self.functions,self.todo,self.nodes,self.helpers,seen = functions_of(m),['forward','__call__'],[],set(),set()
+        self.functions,self.nodes,self.helpers = functions_of(m),[],set()
+        self.todo,seen = [('forward',True),('__call__',True)],set()
+        self.plain = {name for name,o in own_attrs(m).items() if isinstance(o, types.FunctionType)} # they get no `self`
         while self.todo:
-            if (name := self.todo.pop()) in seen: continue
-            seen.add(name)
-            for f in self.functions.get(name, ()): self.read(f)
+            if (todo := self.todo.pop()) in seen: continue
+            seen.add(todo)
+            for f in self.functions.get(todo[0], ()): self.read(f, todo[1])
 
-    def read(self, f):
+    def read(self, f, takes_self):
         "Read function `f`"
         nodes = _nodes(f)
         self.nodes += nodes
         if not nodes: self.all = True
         for node in nodes:
-            me = _first_argument(node)
+            me = _first_argument(node) if takes_self else set()
             for n in ast.walk(node):
                 if isinstance(n, ast.Name) and n.id in me: self.mention(n, node)
             self.read_stores(f, node, me)
@@ -266,7 +268,7 @@ class Reached:
         up = node.parent
         first = isinstance(up, ast.Call) and up.args[:1]==[node]
         name = getattr(up.func, 'attr', None) if first else None
-        if name in self.functions: self.todo.append(name)
+        if name in self.functions: self.todo.append((name, True))
         return name in self.functions
 
     def store(self, f, target, me):
@@ -286,7 +288,7 @@ class Reached:
     def child(self, node, function):
         "Note what it does with `self.child`"
         name = node.attr
-        if name in self.functions: self.todo.append(name)
+        if name in self.functions: self.todo.append((name, name not in self.plain))
         if name in _parts_of_self: self.all = True
         elif _is_called(node) or _is_asked(node): pass
         elif _items_called(node, function): self.items.add(name)

@@ -237,7 +237,7 @@ TRANSFORMERS = dict(  # class of its configuration = (class of the model, input 
 def _transformers(config, model):
     def build():
         import transformers
-        return getattr(transformers, model)._from_config(getattr(transformers, config)(return_dict=False))
+        return getattr(transformers, model)._from_config(getattr(transformers, config)())
     return build
 
 
@@ -274,8 +274,9 @@ def larger(model, fresh):
     "A fresh batch with longer axes, where the model takes one"
     sizes = {n for t in fresh if isinstance(t, torch.Tensor) and t.is_floating_point() for n in t.shape[2:] if n >= 16}
     other = list(resized(Batch(tuple(fresh)), lengths={n: n + n // 2 for n in sizes}, first=2).args)
-    try: return other, run(model, other)
+    try: ref = run(model, other)
     except Exception: return None
+    return (other, ref) if unsteady(model, other, ref) < TOL / 1e3 else None  # there, rounding alone makes another answer
 
 
 def ours(model, xb, fresh, ref):
