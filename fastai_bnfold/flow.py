@@ -153,6 +153,7 @@ class Condition:
     holds: object # `Affine -> bool` for each channel
     words: str # What is wrong where it does not hold
 
+# %% ../nbs/07_flow.ipynb #fb85a480
 class Flow:
     "Labels sent forward from `starts` (value -> labels); `ends` says where they arrived"
     def __init__(self, g:Graph, starts:dict):

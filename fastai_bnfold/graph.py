@@ -12,11 +12,11 @@ __all__ = ['BN', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine
 # %% ../nbs/06_graph.ipynb #98eed319
 import copy, inspect
 from collections import Counter, OrderedDict, defaultdict
-from functools import partial
 import torch
+from fastcore.basics import patch
 from torch import nn
 from .affine import Affine, bn_affine
-from .ops import Call, Ref, Stop, op, value_of
+from .ops import Call, Ref, Stop, op
 from .source import Reached, ends_in_its_call, functions_of, units
 from .state import is_lazy, reachable
 from .trace import FROM_WEIGHTS, Record, Watcher, hooked
@@ -115,6 +115,7 @@ def _only_calls(m):
     "Is `m` a plain sequence, whose code calls its children in turn and does nothing else?"
     return isinstance(m, nn.Sequential) and not {'forward','__call__'} & set(functions_of(m))
 
+# %% ../nbs/06_graph.ipynb #57c5ca26
 def _may_read(model, rec, kept):
     "Module calls whose code could read what was kept in one of the objects `kept` (ids)"
     mods = dict(model.named_modules())
@@ -242,60 +243,6 @@ class Graph:
         self.memory = {v.memory:v.memory for v in rec.values} # pieces of memory that folding has made one
         self.unfit = {p:stop for p in self.layers if (stop := why_kept(self, p))}
 
-    def _find_layers(self, scales):
-        "Make one call of each BatchNorm, of a known class or written out"
-        for i,call in enumerate(self.calls): self._called_directly(call)
-        for number,visit in enumerate(self.rec.modules):
-            m = self.mods[visit.path]
-            known = visit.path in self.layers and bn_rest(m) is not None
-            if known or self._by_hand(number, m, scales): self._merge(number, visit.path)
-
-    def _by_hand(self, number, m, scales):
-        if is_bn(m) or next(m.children(), None) is not None: return False
-        slots = [s for v in written_out(self.rec, number) for s in self.rec.params[v]]
-        return bool(slots) and (scales or any(name in self.mods[p]._buffers for p,name in slots))
-
-    def _merge(self, number, path):
-        try: mine,x,y = bn_part(self.rec, number, self.mods[path])
-        except Stop as stop: self.unfit.setdefault(path, stop); self.layers.setdefault(path, []); return
-        last = self.rec.calls[mine[-1]]
-        for i in mine: self.calls[i] = None
-        self.calls[mine[-1]] = Call(BN, path, (Ref(x),), {}, [x], [y], [], last.stack)
-        self.layers.setdefault(path, []).append(mine[-1])
-
-    def _called_directly(self, call):
-        "Layers whose statistics are used by an `F.batch_norm` that is not their own"
-        if call.name!='batch_norm': return
-        by = self.rec.path(call)
-        for p,_ in self.rec.params.get(call.value('running_mean'), []):
-            if p==by and p in self.layers: continue
-            who = f"{quote(by)} ({cls_name(self.mods[by])}), which is no BatchNorm class: see `register_bn`"
-            self.layers.setdefault(p, [])
-            self.unfit.setdefault(p, Stop('class', f"F.batch_norm is called by {who}"))
-
-    def _note_deciding(self, numbers):
-        "Module calls that decide are watchers of all they see"
-        visits = self.rec.modules
-        self.deciding,self.watchers = numbers,defaultdict(list, {v:list(who) for v,who in self.rec.watchers.items()})
-        for k in numbers:
-            if _only_calls(self.mods[visits[k].path]): continue
-            words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
-            seen = seen_by(self.rec, k) - made_last(self.rec, k, self.mods[visits[k].path])
-            for v in seen: self.watchers[v].append(Watcher('decides', words))
-        self.deciding_paths = {visits[k].path for k in numbers}
-        self.out_of_units = out_of_units(self.model, dict.fromkeys(visits[k].path for k in sorted(numbers)))
-
-    def _line(self, k):
-        "The line of code by which module call `k` decides, as it stands in a message"
-        line = self.rec.modules[k].tells or next((o[2] for o in self.rec.modules[k].sizes), '') or self.rec.outside
-        return f": `{line}`" if line else ''
-
-    def _note_readers(self):
-        self.producer = {v:i for i,c in enumerate(self.calls) if c for v in c.writes}
-        self.readers = defaultdict(list)
-        for i,c in enumerate(self.calls):
-            for v in dict.fromkeys(c.reads if c else ()): self.readers[v].append(i)
-
     def shape(self, v):
         "Shape of value `v`"
         return self.rec.values[v].shape
@@ -318,6 +265,69 @@ class Graph:
 
     def __repr__(self): return '\n'.join('{:40} {:12} -> {:8} {}'.format(*row).rstrip() for row in self.rows())
 
+# %% ../nbs/06_graph.ipynb #9a18ced9
+@patch
+def _find_layers(self:Graph, scales):
+    "Make one call of each BatchNorm, of a known class or written out"
+    for i,call in enumerate(self.calls): self._called_directly(call)
+    for number,visit in enumerate(self.rec.modules):
+        m = self.mods[visit.path]
+        known = visit.path in self.layers and bn_rest(m) is not None
+        if known or self._by_hand(number, m, scales): self._merge(number, visit.path)
+
+@patch
+def _by_hand(self:Graph, number, m, scales):
+    if is_bn(m) or next(m.children(), None) is not None: return False
+    slots = [s for v in written_out(self.rec, number) for s in self.rec.params[v]]
+    return bool(slots) and (scales or any(name in self.mods[p]._buffers for p,name in slots))
+
+@patch
+def _merge(self:Graph, number, path):
+    try: mine,x,y = bn_part(self.rec, number, self.mods[path])
+    except Stop as stop: self.unfit.setdefault(path, stop); self.layers.setdefault(path, []); return
+    last = self.rec.calls[mine[-1]]
+    for i in mine: self.calls[i] = None
+    self.calls[mine[-1]] = Call(BN, path, (Ref(x),), {}, [x], [y], [], last.stack)
+    self.layers.setdefault(path, []).append(mine[-1])
+
+@patch
+def _called_directly(self:Graph, call):
+    "Layers whose statistics are used by an `F.batch_norm` that is not their own"
+    if call.name!='batch_norm': return
+    by = self.rec.path(call)
+    for p,_ in self.rec.params.get(call.value('running_mean'), []):
+        if p==by and p in self.layers: continue
+        who = f"{quote(by)} ({cls_name(self.mods[by])}), which is no BatchNorm class: see `register_bn`"
+        self.layers.setdefault(p, [])
+        self.unfit.setdefault(p, Stop('class', f"F.batch_norm is called by {who}"))
+
+# %% ../nbs/06_graph.ipynb #fc7b8e23
+@patch
+def _note_deciding(self:Graph, numbers):
+    "Module calls that decide are watchers of all they see"
+    visits = self.rec.modules
+    self.deciding,self.watchers = numbers,defaultdict(list, {v:list(who) for v,who in self.rec.watchers.items()})
+    for k in numbers:
+        if _only_calls(self.mods[visits[k].path]): continue
+        words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
+        seen = seen_by(self.rec, k) - made_last(self.rec, k, self.mods[visits[k].path])
+        for v in seen: self.watchers[v].append(Watcher('decides', words))
+    self.deciding_paths = {visits[k].path for k in numbers}
+    self.out_of_units = out_of_units(self.model, dict.fromkeys(visits[k].path for k in sorted(numbers)))
+
+@patch
+def _line(self:Graph, k):
+    "The line of code by which module call `k` decides, as it stands in a message"
+    line = self.rec.modules[k].tells or next((o[2] for o in self.rec.modules[k].sizes), '') or self.rec.outside
+    return f": `{line}`" if line else ''
+
+@patch
+def _note_readers(self:Graph):
+    self.producer = {v:i for i,c in enumerate(self.calls) if c for v in c.writes}
+    self.readers = defaultdict(list)
+    for i,c in enumerate(self.calls):
+        for v in dict.fromkeys(c.reads if c else ()): self.readers[v].append(i)
+
 # %% ../nbs/06_graph.ipynb #ef71aaeb
 def where(g:Graph, i:int)->str:
     "Call `i` and the place it stands in, for a reader"
@@ -334,6 +344,18 @@ def strides(g, v)->list:
     "Strides of the axes that have any"
     value = g.rec.values[v]
     return [s for s,n in zip(value.stride, value.shape) if n>1]
+
+# %% ../nbs/06_graph.ipynb #ac7bf91c
+def _viewed(g, v):
+    "Is `v`, or anything that keeps its layout, given to a `view`, which asks for a memory layout?"
+    todo,seen = [v],set()
+    while todo:
+        for i in g.readers.get(todo.pop(), []):
+            if i in seen: continue
+            seen.add(i)
+            if op(g.calls[i].name).view: return True
+            if op(g.calls[i].name).absorbs is None or g.calls[i].name!='linear': todo += g.calls[i].writes
+    return False
 
 # %% ../nbs/06_graph.ipynb #acfc863e
 def _class_stays(m):
@@ -387,15 +409,3 @@ def reached_into(g:Graph, m:nn.Module, name:str)->Stop:
     "Why module `m`, called `name` in the message, stays where a module that decides reaches into its parent"
     who = f"{quote(g.out_of_units[m])}, which may go another way with another batch"
     return Stop('decides', f"{who}, reaches into the module that {name} lies in")
-
-# %% ../nbs/06_graph.ipynb #ac7bf91c
-def _viewed(g, v):
-    "Is `v`, or anything that keeps its layout, given to a `view`, which asks for a memory layout?"
-    todo,seen = [v],set()
-    while todo:
-        for i in g.readers.get(todo.pop(), []):
-            if i in seen: continue
-            seen.add(i)
-            if op(g.calls[i].name).view: return True
-            if op(g.calls[i].name).absorbs is None or g.calls[i].name!='linear': todo += g.calls[i].writes
-    return False

@@ -104,7 +104,7 @@ def parts(o)->list:
 
 # %% ../nbs/02_ops.ipynb #251ca0f9
 class Asked(int):
-    "A size, or a number computed from `sizes`; when Python looks, `ask` is called with these and what they are compared with"
+    "A size, or a number computed from `sizes`; when Python looks, `ask` is told them and what they are compared with"
     def __new__(cls, n, ask=lambda sizes, other: None, sizes=None):
         self = super().__new__(cls, n)
         self.ask,self.sizes = ask,sizes or (int(n),)

@@ -7,7 +7,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/plan.html.md"""
 # %% auto #0
 __all__ = ['FoldError', 'DoesNotRun', 'FoldEntry', 'Share', 'FoldPlan', 'apply', 'try_ways', 'decide', 'Batch', 'as_batch',
            'resized', 'negated', 'turned', 'extreme_draws', 'looks', 'looks_unlike', 'settled', 'check_statistics',
-           'kept_paths', 'layers_in_order', 'call_names', 'make_plan']
+           'held_elsewhere', 'kept_paths', 'layers_in_order', 'call_names', 'make_plan']
 
 # %% ../nbs/09_plan.ipynb #30c4a32b
 import fnmatch, itertools, random
@@ -19,7 +19,7 @@ from .affine import Affine, after
 from .flow import Absorber
 from .graph import Graph, is_bn, quote, say, scripted_bn
 from .ops import Stop, map_tensors, moves, op, tensors_in
-from .state import OUT_OF_MEMORY, is_lazy, no_gc
+from .state import OUT_OF_MEMORY, is_lazy, no_gc, reachable
 from .trace import Record, trace
 from .ways import aside, backward, forward, through_sum
 
@@ -182,7 +182,8 @@ def _lengths(batch):
     items = items.pop() if len(items)==1 else None
     return items,sorted({n for t in ts for n in (t.shape[1:] if items else t.shape)}, reverse=True)
 
-def _longer(n): return (2*n+1 if n<=64 else n+n//4+1), 2*n # odd; then, for models that take only multiples, twice as long
+# odd lengths; then, for models that take only multiples, twice as long and half
+def _longer(n): return (2*n+1 if n<=64 else n+n//4+1), 2*n
 def _shorter(n): return (n//2-1+n//2%2 if n>8 else n//2), n//2
 
 def _try(model, batch, draws=None):
@@ -207,7 +208,7 @@ def _with_other_lengths(model, batch, items, lengths, other, change):
             if look := _try(model, change(resized(batch, items, {**taken, n:new}, first, skew))): break
         else: continue
         taken[n],found = new,look
-    if not found and len(tensors_in((batch.args, batch.kwargs)))>1: # they may belong together, such as those of a text and of its parts
+    if not found and len(tensors_in((batch.args, batch.kwargs)))>1: # lengths may belong together
         found = _try(model, change(resized(batch, items, {n:n+lengths[0] for n in lengths})))
     return found or _try(model, change(resized(batch, items)))
 
@@ -215,6 +216,7 @@ def _square(batch, n):
     "Is there an image of this length both ways?"
     return any(t.dim()>3 and t.shape[-2:]==(n,n) for t in tensors_in((batch.args, batch.kwargs)))
 
+# %% ../nbs/09_plan.ipynb #19ec11a1
 def looks(
     model:nn.Module,
     batch:Batch, rec:Record, # One batch and its record
@@ -313,6 +315,12 @@ def _check_layer(p, m):
     if least<=0: raise FoldError(f"running_var of `{p}` plus eps is {least}: it must be positive")
 
 # %% ../nbs/09_plan.ipynb #14ffa2b9
+def held_elsewhere(model:nn.Module)->dict:
+    "Path -> `Stop`, of modules that a plain list or the like holds too: only the check of a fold shows if they are called there"
+    loose = {id(m) for m in reachable(model)[1]}
+    why = "a plain list or the like holds it too, and the code may call it from there"
+    return {p:Stop('held', why) for p,m in model.named_modules() if id(m) in loose}
+
 def kept_paths(
     model:nn.Module,
     keep # A path, a pattern, a class, or several of them
@@ -367,6 +375,7 @@ def _shares(found, into):
         shares.update({p:Share(o, *(d[p][1] if p in d else None for d in ways)) for p,o in owners.items()})
     return shares
 
+# %% ../nbs/09_plan.ipynb #9254c305
 def _assemble(found, looked):
     "The plan that was found on all records"
     into = {p:_into(move) for _,moves,_ in found for p,move in moves.items()}

@@ -11,6 +11,7 @@ __all__ = ['is_check', 'may_catch', 'deciding_line', 'functions_of', 'Reached', 
 # %% ../nbs/04_source.ipynb #011a3bed
 import ast, inspect, linecache, traceback, types
 from functools import lru_cache
+from fastcore.basics import patch
 from torch import nn
 from .state import own_attrs
 
@@ -57,6 +58,7 @@ def _keeps_nothing(call):
     name = ast.unparse(call.func)
     return not name.startswith('self.') and name.split('.')[-1] not in _keepers and '__' not in name
 
+# %% ../nbs/04_source.ipynb #aad68ca5
 def _caught(node):
     "Would an error in `node` be caught within its function?"
     for n in _above(node):
@@ -179,6 +181,7 @@ def _root(node):
     while isinstance(node, (ast.Attribute,ast.Subscript)): node = node.value
     return node
 
+# %% ../nbs/04_source.ipynb #9461a67b
 def _own_names(function, me):
     "The names that `function` gives a value to and that stand for nothing it got from `me` or from outside"
     named = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
@@ -197,8 +200,14 @@ def _first_argument(function):
 def _sources(target):
     "The names at the start of what variable `target` may stand for: what is called or made for it is new"
     values = (getattr(o, 'iter', getattr(o, 'value', None)) for o in _above(target))
-    root = _root(next(filter(None, values), None))
-    return {root.id} if isinstance(root, ast.Name) else set()
+    return _roots(next(filter(None, values), None))
+
+def _roots(value):
+    "The names at the start of an expression, or of those that it chooses from or puts together"
+    root = _root(value)
+    if isinstance(root, ast.Name): return {root.id}
+    several = isinstance(root, (ast.Tuple,ast.List,ast.Set,ast.Dict,ast.IfExp,ast.BoolOp,ast.Starred,ast.NamedExpr))
+    return set().union(*map(_roots, ast.iter_child_nodes(root))) if several else set()
 
 def _named(f, name):
     "What `name` stands for in the code of function `f`, where it is none of its own"
@@ -236,24 +245,6 @@ class Reached:
                 if isinstance(n, ast.Name) and n.id in me: self.mention(n, node)
             self.read_stores(f, node, me)
 
-    def read_stores(self, f, function, me=frozenset()):
-        "Note where the code `function` of `f` keeps something, and the helpers that it calls"
-        own,body = _own_names(function, me),function.body if isinstance(function.body, list) else [function.body]
-        for n in (n for part in body for n in ast.walk(part)):
-            if (name := _called_name(n)) and name not in own: self.read_helper(_named(f, name))
-            if not (target := _written(n)): continue
-            # even a tensor can carry an attribute on
-            attribute = isinstance(target, ast.Attribute) and not isinstance(target.ctx, ast.Load)
-            if attribute or getattr(_root(target), 'id', None) not in own: self.store(f, target, me)
-
-    def read_helper(self, helper):
-        "Note where function `helper` keeps something"
-        if not inspect.isfunction(helper) or helper in self.helpers or _home(helper) in _harmless: return
-        self.helpers.add(helper)
-        nodes = _nodes(inspect.unwrap(helper))
-        if not nodes: self.stores_elsewhere = True
-        for node in nodes: self.read_stores(helper, node)
-
     def mention(self, node, function):
         "Note what the code does with `self`"
         up = node.parent
@@ -271,20 +262,6 @@ class Reached:
         if name in self.functions: self.todo.append((name, True))
         return name in self.functions
 
-    def store(self, f, target, me):
-        "Note that function `f` keeps something in `target`: in an attribute of `self`, or elsewhere"
-        root = getattr(_root(target), 'id', None)
-        if isinstance(target, ast.Subscript) and root in me: return # a cache: what it holds then shows in the record
-        name = target.attr if isinstance(target, ast.Attribute) and getattr(target.value, 'id', '') in me else None
-        if name: self.stores |= name not in self.functions # what these keep is read in them
-        elif not self.known_to_keep_nothing(f, target, root): self.stores_elsewhere = True
-
-    def known_to_keep_nothing(self, f, target, root):
-        "Is `target` a helper that is read too, or something of PyTorch's?"
-        known = _named(f, root) if root else None
-        called = isinstance(target, ast.Name) and (root in _askers or inspect.isfunction(known))
-        return called or root is not None and _home(known) in _harmless
-
     def child(self, node, function):
         "Note what it does with `self.child`"
         name = node.attr
@@ -293,6 +270,43 @@ class Reached:
         elif _is_called(node) or _is_asked(node): pass
         elif _items_called(node, function): self.items.add(name)
         else: self.inside.add(name)
+
+# %% ../nbs/04_source.ipynb #4981884d
+@patch
+def read_stores(self:Reached, f, function, me=frozenset()):
+    "Note where the code `function` of `f` keeps something, and the helpers that it calls"
+    own,body = _own_names(function, me),function.body if isinstance(function.body, list) else [function.body]
+    for n in (n for part in body for n in ast.walk(part)):
+        if (name := _called_name(n)) and name not in own: self.read_helper(_named(f, name))
+        if not (target := _written(n)): continue
+        # even a tensor can carry an attribute on
+        attribute = isinstance(target, ast.Attribute) and not isinstance(target.ctx, ast.Load)
+        if attribute or getattr(_root(target), 'id', None) not in own: self.store(f, target, me)
+
+@patch
+def read_helper(self:Reached, helper):
+    "Note where function `helper` keeps something"
+    if not inspect.isfunction(helper) or helper in self.helpers or _home(helper) in _harmless: return
+    self.helpers.add(helper)
+    nodes = _nodes(inspect.unwrap(helper))
+    if not nodes: self.stores_elsewhere = True
+    for node in nodes: self.read_stores(helper, node)
+
+@patch
+def store(self:Reached, f, target, me):
+    "Note that function `f` keeps something in `target`: in an attribute of `self`, or elsewhere"
+    root = getattr(_root(target), 'id', None)
+    if isinstance(target, ast.Subscript) and root in me: return # a cache: what it holds then shows in the record
+    name = target.attr if isinstance(target, ast.Attribute) and getattr(target.value, 'id', '') in me else None
+    if name: self.stores |= name not in self.functions # what these keep is read in them
+    elif not self.known_to_keep_nothing(f, target, root): self.stores_elsewhere = True
+
+@patch
+def known_to_keep_nothing(self:Reached, f, target, root):
+    "Is `target` a helper that is read too, or something of PyTorch's?"
+    known = _named(f, root) if root else None
+    called = isinstance(target, ast.Name) and (root in _askers or inspect.isfunction(known))
+    return called or root is not None and _home(known) in _harmless
 
 # %% ../nbs/04_source.ipynb #4d07d488
 def units(m:nn.Module)->list:

@@ -101,6 +101,7 @@ def _refill_dict(o, keys, values):
     o.clear() # a subclass may have its own idea of `update`
     for k,v in zip(keys, values): o[k] = v
 
+# %% ../nbs/03_state.ipynb #033aa08b
 def _generator(o):
     "How to read and set the state of a random generator"
     if isinstance(o, np.random.Generator): return o.bit_generator.state,lambda s: setattr(o.bit_generator, 'state', s)

@@ -154,6 +154,7 @@ class Tracer(TorchFunctionMode):
         try: return self.record(func, args, kwargs)
         finally: self.depth -= 1
 
+# %% ../nbs/05_trace.ipynb #60e837fa
 class _Below(Listener):
     "Records the operators that no torch function announced, and what those that were announced do to memory"
     def __init__(self, tracer): super().__init__(); self.tracer = tracer

@@ -28,7 +28,7 @@ def test_random_nets(start):
 
 
 def regression(name):
-    "A net by its name; one is refused whole: its only layer is the odd one"
+    "A net by its name; one is refused whole: its only layer is the odd one, which the plan cannot know"
     marks = [pytest.mark.xfail(reason='refused whole', strict=True)] if name == 'in_a_plain_list' else []
     return pytest.param(name, marks=marks)
 
