@@ -13,7 +13,7 @@ import ast, inspect, linecache, traceback, types
 from functools import lru_cache
 from fastcore.basics import patch
 from torch import nn
-from .state import own_attrs
+from .state import is_fixed, own_attrs
 
 # %% ../nbs/04_source.ipynb #943af21d
 @lru_cache(maxsize=256)
@@ -226,7 +226,7 @@ class Reached:
     "How the code of module `m`, as far as its `forward` leads, speaks of its children"
     def __init__(self, m:nn.Module):
         self.inside,self.items,self.all,self.stores,self.stores_elsewhere = set(),set(),False,False,False
-        self.functions,self.nodes,self.helpers = functions_of(m),[],set()
+        self.m,self.functions,self.nodes,self.helpers = m,functions_of(m),[],set()
         self.todo,seen = [('forward',True),('__call__',True)],set()
         self.plain = {name for name,o in own_attrs(m).items() if isinstance(o, types.FunctionType)} # they get no `self`
         while self.todo:
@@ -267,9 +267,15 @@ class Reached:
         name = node.attr
         if name in self.functions: self.todo.append((name, name not in self.plain))
         if name in _parts_of_self: self.all = True
-        elif _is_called(node) or _is_asked(node): pass
+        elif _is_called(node) or _is_asked(node) or self.is_setting(name, node.parent): pass
         elif _items_called(node, function): self.items.add(name)
         else: self.inside.add(name)
+
+    def is_setting(self, name, node):
+        "Does `node` read a plain setting of child `name`, such as `self.conv.stride`?"
+        settings = vars(getattr(self.m, name)) if isinstance(getattr(self.m, name, None), nn.Module) else {}
+        read = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node.attr in settings
+        return read and is_fixed(settings[node.attr])
 
 # %% ../nbs/04_source.ipynb #4981884d
 @patch
