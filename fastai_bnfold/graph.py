@@ -6,7 +6,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/graph.html.md"""
 
 # %% auto #0
 __all__ = ['BN', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'written_out', 'deciding', 'seen_by',
-           'made_last', 'out_of_units', 'quote', 'cls_name', 'bn_part', 'Graph', 'where', 'say', 'strides', 'why_kept',
+           'out_of_units', 'quote', 'cls_name', 'bn_part', 'Graph', 'where', 'say', 'strides', 'why_kept',
            'reached_into']
 
 # %% ../nbs/06_graph.ipynb #98eed319
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import nn
 from .affine import Affine, bn_affine
 from .ops import Call, Ref, Stop, op
-from .source import Reached, ends_in_its_call, functions_of, units
+from .source import Reached, functions_of, units
 from .state import is_lazy, reachable
 from .trace import FROM_WEIGHTS, Record, Watcher, hooked
 
@@ -171,14 +171,6 @@ def seen_by(rec:Record, number:int)->set:
     own = {v for c in mine for v in (*c.reads, *c.writes) if rec.values[v].origin!=FROM_WEIGHTS}
     return {*visit.inputs, *given_back} | own
 
-def made_last(rec:Record, number:int, m:nn.Module)->set:
-    "What module call `number` returns, if its forward always ends in making it with the one weight of `m`"
-    visit = rec.modules[number]
-    last = rec.calls[visit.end-1] if visit.end and visit.end>visit.start else None
-    if last is None or op(last.name).absorbs is None or tuple(last.writes)!=visit.outputs: return set()
-    names = [n for p,n in rec.params.get(last.value('weight'), ()) if p==visit.path]
-    return set(last.writes) if len(names)==1 and ends_in_its_call(m, names[0]) else set()
-
 def out_of_units(model, paths)->dict:
     "Module -> the one of `paths`, which decide, that can reach it otherwise than by calling the child it lies in"
     mods,found,(_,loose) = dict(model.named_modules()),{},reachable(model)
@@ -310,8 +302,7 @@ def _note_deciding(self:Graph, numbers):
     for k in numbers:
         if _only_calls(self.mods[visits[k].path]): continue
         words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
-        seen = seen_by(self.rec, k) - made_last(self.rec, k, self.mods[visits[k].path])
-        for v in seen: self.watchers[v].append(Watcher('decides', words))
+        for v in seen_by(self.rec, k): self.watchers[v].append(Watcher('decides', words))
     self.deciding_paths = {visits[k].path for k in numbers}
     self.out_of_units = out_of_units(self.model, dict.fromkeys(visits[k].path for k in sorted(numbers)))
 

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from .ops import Asked, Call, Ref, holds_plain, leaves, map_tensors, op, op_name, tensors_in
-from .source import deciding_line
+from .source import deciding_line, only_pads
 from .state import Listener, is_lazy, memory_of, no_gc, own_attrs, own_copy, put_back
 from .state import reachable, untouched, written_by
 
@@ -242,6 +242,13 @@ def ask(self:Tracer, n, other=None):
     elif self.rec.out is None and (line := deciding_line()): self.rec.outside = line
 
 @patch
+def pads_by(self:Tracer, value):
+    "A helper function computes from the size of `value` how to pad it: that is all it tells, and the value must stay"
+    path = self.running().path if self.running() else ''
+    see(self.rec, [value], 'decides', f"is padded by its size in {f'`{path}`' if path else 'the model'}")
+    return lambda sizes, other: None
+
+@patch
 def answer(self:Tracer, name, out, args):
     "What a question about a tensor gives; sizes that may be others for another batch as `Asked`"
     v = self.numbers.get(args[0]) if args and isinstance(args[0], Tensor) else None
@@ -249,10 +256,11 @@ def answer(self:Tracer, name, out, args):
     if made and self.running() and not isinstance(out, Tensor): self.running().asks = True
     if not op(name).size or v is not None and self.rec.values[v].origin>FROM_SIZES: return out
     self.rec.sized,self.rec.layout = True,self.rec.layout or name in ('stride','is_contiguous')
+    ask = self.pads_by(v) if only_pads() and v is not None else self.ask
     if name in ('len','is_contiguous'): self.ask(int(out)) # a plain number from here on
-    if isinstance(out, torch.Size): return torch.Size([Asked(n, self.ask) for n in out])
-    if isinstance(out, tuple): return tuple(Asked(n, self.ask) for n in out)
-    return Asked(out, self.ask) if type(out) is int else out
+    if isinstance(out, torch.Size): return torch.Size([Asked(n, ask) for n in out])
+    if isinstance(out, tuple): return tuple(Asked(n, ask) for n in out)
+    return Asked(out, ask) if type(out) is int else out
 
 @patch
 def keep_places(self:Tracer, tensors):
