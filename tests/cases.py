@@ -1857,6 +1857,92 @@ for _name, _f in BETWEEN.items():
     case(bn=('another way',))(_build)
 
 
+
+# ---------------------------------------------------------------- helpers that compute from a size how to pad
+def _to_even(t):
+    n = t.shape[-1] % 2
+    if n: t = F.pad(t, (0, n))
+    return t
+
+
+def _same(t, layer):
+    n = int(t.shape[-1]) % layer.stride[0]
+    return F.pad(t, (0, max(layer.kernel_size[0] - layer.stride[0], 0) if n == 0 else max(layer.kernel_size[0] - n, 0)))
+
+
+def _to_even_and(t, more):
+    if t.shape[-1] % 2: return F.pad(t, (0, 1)) + F.pad(more, (0, 1))
+    return t
+
+
+def _to_even_twice(t, layer):
+    if t.shape[-1] % 2: return layer(F.pad(t, (0, 1)))
+    return t
+
+
+def _is_even(t): return t.shape[-1] % 2 == 0
+def _to_even_told(t): return (F.pad(t, (0, 1)), True) if t.shape[-1] % 2 else (t, False)
+
+
+@case('bn')
+def helper_pads_before(): return Fn(lambda s, x: F.relu(s.bn(s.conv(_to_even(x)))), conv=conv(), bn=bn()), img()
+
+
+@case('bn')
+def helper_asks_for_the_stride(): return Fn(lambda s, x: F.relu(s.bn(s.conv(_same(x, s.conv)))), conv=nn.Conv2d(3, 4, 3, 2), bn=bn()), img(s=9)
+
+
+@case(bn=('padded by its size', 'another way'))
+def helper_pads_between(): return Fn(lambda s, x: F.relu(s.bn(_to_even(s.conv(x)))), conv=conv(), bn=bn()), img()
+
+
+@case(bn=('padded by its size', 'another way', 'hides the shift', 'pads'))
+def helper_pads_after(): return Fn(lambda s, x: s.conv2(_to_even(s.bn(F.relu(s.conv(x))))), conv=conv(), bn=bn(), conv2=conv(4)), img()
+
+
+@case(bn=('',))
+def helper_adds_another(): return Fn(lambda s, x: F.relu(s.bn(s.other(x)))[..., :1] + _to_even_and(s.conv(x), s.other(x))[..., :1], conv=conv(), other=conv(), bn=bn()), img(s=10)
+
+
+@case(bn=('',))
+def helper_calls_the_layer_again(): return Fn(lambda s, x: F.relu(s.bn(_to_even_twice(s.conv(x), s.conv))), conv=nn.Conv2d(3, 3, 3), bn=bn(3)), img()
+
+
+@case(bn=('another way',))
+def helper_tells_a_flag(): return Fn(lambda s, x: s.bn(y if _is_even(x) else F.relu(y)) if (y := s.conv(x)) is not None else 0, conv=conv(), bn=bn()), img()
+
+
+@case(bn=('another way',))
+def helper_gives_a_flag_too():
+    def f(s, x):
+        x, odd = _to_even_told(x)
+        y = s.conv(x)
+        return F.relu(s.bn(F.relu(y) if odd else y))
+    return Fn(f, conv=conv(), bn=bn()), img()
+
+
+class PadsItself(nn.Conv2d):
+    "A convolution that pads by the size of what it gets"
+    def forward(self, x):
+        if x.shape[-1] % 2: x = F.pad(x, (0, 1))
+        return F.conv2d(x, self.weight, self.bias, self.stride)
+
+
+class PadsOrGoes(nn.Conv2d):
+    "It convolves one way only"
+    def forward(self, x):
+        if x.shape[-1] % 2: return F.pad(x, (0, 1))
+        return F.conv2d(x, self.weight, self.bias, self.stride)
+
+
+@case('bn')
+def convolution_pads_itself(): return seq(conv=PadsItself(3, 4, 3), bn=bn(), act=nn.ReLU()), img()
+
+
+@case(bn=('another way',))
+def convolution_pads_or_goes(): return seq(conv=PadsOrGoes(3, 3, 1), bn=bn(3), act=nn.ReLU()), img()
+
+
 @case('bn1 bn2', mid__1='script')
 def traced_module_between():
     traced = torch.jit.trace(nn.Sequential(conv(4, 4), nn.BatchNorm2d(4), nn.ReLU()).double().eval(), torch.randn(2, 4, 8, 8, dtype=torch.float64))
