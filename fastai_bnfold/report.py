@@ -12,6 +12,7 @@ import html, re, textwrap
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from fastcore.basics import patch
+from .ops import KINDS
 from .plan import FoldPlan
 
 # %% ../nbs/11_report.ipynb #f6cfbc4c
@@ -211,7 +212,7 @@ def _kept_why(kind, entries):
     "The reason that all of a group have, if need be without names; else what groups them"
     for reasons in ({e.reason for e in entries}, {_unnamed(e.reason) for e in entries}):
         if len(reasons)==1: return reasons.pop()
-    return kind
+    return KINDS.get(kind, kind)
 
 def _kept_rows(plan):
     "(how many, why, which) of each group of kept layers"

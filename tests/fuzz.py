@@ -20,6 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import programs
+from fastai_bnfold.ops import KINDS
 from models import PEERS, TOL, bits, bn_layers, changed, engine, evaluating, is_bn, rel_err, run, snapshot
 from nets import Invalid, Net, build, doors, generate, literal, looks, shrink, usable
 
@@ -78,6 +79,8 @@ def check_plan(plan, layers, model):
         need(is_bn(m) or reason is not None, 'plan', f'{bn} is no BatchNorm')
         need(reason is None or (isinstance(reason, str) and reason.strip() and '\n' not in reason), 'plan', f'{bn}: reason {reason!r}')
         for p in into: model.get_submodule(p)
+    unknown = {k for e in plan if (k := getattr(e, 'kind', None)) and k not in KINDS}
+    need(not unknown, 'plan', f'kinds of reasons that are not among KINDS: {unknown}')
     return es
 
 
