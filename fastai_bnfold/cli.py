@@ -281,7 +281,9 @@ def fold(
     write(learn.export, a.model, out, a.force)
     print(f'{report}\n\nwrote {out}: {out.stat().st_size:,} bytes, {a.model.name} has {a.model.stat().st_size:,}')
 
-def keeping(a): return dict(keep=a.keep) if a.keep else {}
+def keeping(a):
+    "The options for what is to stay"
+    return dict(keep=a.keep) if a.keep else {}
 
 # %% ../nbs/18_cli.ipynb #d943465a
 def to_onnx(

@@ -52,7 +52,9 @@ class Floats(nn.Module):
     def __init__(self, div):
         super().__init__()
         self.div = div
-    def forward(self, x): return x.float()/self.div
+    def forward(self, x):
+        "Bytes as numbers, `(n,c,h,w)`"
+        return x.float()/self.div
 
 class Standardized(nn.Module):
     "`Normalize`"
@@ -61,7 +63,9 @@ class Standardized(nn.Module):
         own = lambda t: torch.as_tensor(t).detach().clone().as_subclass(Tensor).cpu()
         self.register_buffer('mean', own(mean))
         self.register_buffer('std', own(std))
-    def forward(self, x): return (x-self.mean)/self.std
+    def forward(self, x):
+        "Numbers, with the training data's mean and standard deviation taken out"
+        return (x-self.mean)/self.std
 
 class Resized(nn.Module):
     "What `aug_transforms(size=…)` does in validation: areas first if it shrinks to less than half, then bilinear"
@@ -69,6 +73,7 @@ class Resized(nn.Module):
         super().__init__()
         self.size, self.align = (size,size) if isinstance(size, int) else tuple(size), bool(align_corners)
     def forward(self, x):
+        "Pictures `(n,c,h,w)` of any size, in the one of the training"
         shrink = min(x.shape[-2]/self.size[0], x.shape[-1]/self.size[1])/2
         least = 1 if self.align else 1/(1-1/max(self.size))
         if shrink>least: x = F.interpolate(x, scale_factor=1/shrink, mode='area')
@@ -123,6 +128,7 @@ class TensorInputs(nn.Module):
         self.pictures = [isinstance(o, TensorImageBase) and o.dtype==torch.uint8 and o.dim()==4 for o in b]
         self.tokens = [not p and not o.is_floating_point() for p,o in zip(self.pictures, b)]
     def forward(self, *xs):
+        "What the model takes, from what a caller has"
         first = [x.permute(0,3,1,2) if p else x for x,p in zip(xs, self.pictures)]
         return tuple(map(self.steps, first))
     def given(self, b):
@@ -215,6 +221,7 @@ class TableInputs(nn.Module):
         self.names = ['categories']*bool(self.cats) + ['numbers']*bool(self.conts)
 
     def forward(self, *xs):
+        "Category codes and standardized numbers, from the values of a row"
         d = dict(zip(self.names, xs))
         cats, numbers = d.get('categories', xs[0].new_zeros(xs[0].shape[0], 0, dtype=torch.long)), d.get('numbers')
         if numbers is None: return cats,
@@ -241,7 +248,9 @@ def axes(self:TableInputs):
     return [tuple({0:'batch'} for _ in self.names), tuple({} for _ in self.names)]
 
 @patch
-def other_sizes(self:TableInputs, xs): return []
+def other_sizes(self:TableInputs, xs):
+    "A row has one size"
+    return []
 
 @patch
 def about(self:TableInputs, dl, b):
@@ -256,7 +265,9 @@ class Deployed(nn.Module):
     def __init__(self, inputs, model, act):
         super().__init__()
         self.inputs, self.model, self.act = inputs, model, act
-    def forward(self, *xs): return self.act(self.model(*self.inputs(*xs)))
+    def forward(self, *xs):
+        "What `predict` gives"
+        return self.act(self.model(*self.inputs(*xs)))
 
 def activation(
     learn # Learner
@@ -290,6 +301,7 @@ class TextEncoder(nn.Module):
         new.load_state_dict({**state, 'weight_hh_l0':dropped.weight_hh_l0_raw})
         return new
     def forward(self, tokens):
+        "Tokens `(n,length)`, padded in front"
         out, there, at = self.embedding(tokens), tokens!=self.pad, torch.arange(tokens.shape[1])
         for rnn in self.rnns:
             zeros = out.new_zeros(1, tokens.shape[0], rnn.hidden_size)
@@ -303,6 +315,7 @@ class TextHead(nn.Module):
         super().__init__()
         self.layers = head.layers
     def forward(self, x):
+        "The last state, the largest and the mean over the tokens that are there"
         out, counts = x
         last = (counts*torch.arange(out.shape[1])).amax(1)
         rows, hide = torch.arange(out.shape[0]), ~counts[:,:,None]
@@ -537,7 +550,9 @@ class ExportReport:
         return f'{mine} by the Learner, {there} by ONNX Runtime: {ratio}'
 
     @property
-    def title(self): return f'{self.path}: verified'
+    def title(self):
+        "The line above the table"
+        return f'{self.path}: verified'
     def __repr__(self): return as_text(self.title, ('what','figure'), self.rows())
     def _repr_html_(self): return as_html(self.title, ('what','figure'), self.rows())
 

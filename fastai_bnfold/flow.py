@@ -199,10 +199,22 @@ class Flow:
         return op(call.name).how(self, call)
 
     # what the rules of the table ask
-    def shape(self, value): return self.g.shape(value)
-    def seen(self, value): return self.g.seen(value)
-    def is_float(self, value): return self.g.rec.values[value].dtype.is_floating_point
-    def unit(self, value): return torch.finfo(self.g.rec.values[value].dtype).eps
+    def shape(self, value):
+        "Shape of `value`"
+        return self.g.shape(value)
+
+    def seen(self, value)->bool:
+        "Does anybody read or watch `value`?"
+        return self.g.seen(value)
+
+    def is_float(self, value)->bool:
+        "Does `value` hold floating-point numbers?"
+        return self.g.rec.values[value].dtype.is_floating_point
+
+    def unit(self, value)->float:
+        "The relative size of a unit in the last place of `value`"
+        return torch.finfo(self.g.rec.values[value].dtype).eps
+
     def labels(self, value):
         "Labels of `value`: those that arrived, or `IDENT` for one that the map does not reach"
         return self.reached[value] if value in self.reached else untouched_labels(self.g.shape(value))

@@ -324,7 +324,9 @@ def plot(self:FoldReport,
 # %% ../nbs/11_report.ipynb #d0e80603
 def _stage_names(layers):
     "The stage of each layer: the shortest start of its path that holds at most half of them, its whole path if others go on"
-    def start(path, depth): return '.'.join(path.split('.')[:depth])
+    def start(path, depth):
+        "The first parts of a path"
+        return '.'.join(path.split('.')[:depth])
     names = {}
     for p in layers:
         depth,parts = 1,p.count('.')

@@ -142,6 +142,17 @@ def _is_asked(node):
     name = up.func.id if isinstance(up, ast.Call) and isinstance(up.func, ast.Name) else ''
     return isinstance(up, ast.UnaryOp) or name in ('len','isinstance','hasattr','type','super')
 
+_facts = set('device dtype shape is_floating_point is_complex requires_grad ndim'.split())
+
+def _asks_of_weights(node, function):
+    "Does the code, by what `node` gives (`self.parameters`), only ask on which device or of which dtype they are?"
+    if getattr(node, 'attr', '') not in ('parameters','buffers') or not isinstance(node.parent, ast.Call): return False
+    up,target = node.parent.parent,_loop_over(node.parent)
+    if _called_name(up)=='next': return getattr(up.parent, 'attr', '') in _facts
+    if not isinstance(target, ast.Name): return False
+    uses = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id==target.id and isinstance(n.ctx, ast.Load)]
+    return all(getattr(n.parent, 'attr', '') in _facts for n in uses)
+
 def _loop_over(node):
     "The loop (or comprehension) that runs over this expression, and the target that stands for its items"
     up,place = node.parent,None
@@ -251,8 +262,9 @@ class Reached:
     def mention(self, node, function):
         "Note what the code does with `self`"
         up = node.parent
-        if isinstance(up, ast.Attribute): return self.child(up, function)
-        if isinstance(up, ast.Call) and isinstance(up.func, ast.Name) and up.func.id=='getattr':
+        if isinstance(up, ast.Attribute): return self.child(up.attr, up, function)
+        if _called_name(up)=='getattr':
+            if len(up.args)>1 and isinstance(up.args[1], ast.Constant): return self.child(up.args[1].value, up, function)
             if _is_called(up): return
         elif _is_asked(node) or _items_called(node, function) or self.own_function(node): return
         self.all = True
@@ -265,11 +277,10 @@ class Reached:
         if name in self.functions: self.todo.append((name, True))
         return name in self.functions
 
-    def child(self, node, function):
-        "Note what it does with `self.child`"
-        name = node.attr
+    def child(self, name, node, function):
+        "Note what it does with child `name`, which is what `node` gives"
         if name in self.functions: self.todo.append((name, name not in self.plain))
-        if name in _parts_of_self: self.all = True
+        if name in _parts_of_self: self.all |= not _asks_of_weights(node, function)
         elif _is_called(node) or _is_asked(node) or self.is_setting(name, node.parent): pass
         elif _items_called(node, function): self.items.add(name)
         else: self.inside.add(name)

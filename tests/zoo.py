@@ -1,6 +1,6 @@
 """The models people use, with calibrated statistics: fastai's own, torchvision's, one timm model a family. For each: layers,
 folded, kept with reasons, largest relative error on a fresh batch in float64, time to fold; and the same for `torch.fx`'s
-`fuse` and fasterai's `BN_Folder`. `make zoo` writes nbs/data/zoo_*.json, which nbs/zoo.ipynb shows; `python tests/zoo.py --set fastai --only resnet18` prints a row.
+`fuse` and fasterai's `BN_Folder`. Larger sets (all of timm, and libraries that are installed here) are measured without those. `make zoo` writes nbs/data/zoo_*.json, which nbs/zoo.ipynb shows; `python tests/zoo.py --set fastai --only resnet18` prints a row.
 Rows that are in the file already are not measured again: what was stopped goes on where it was."""
 import argparse
 import collections
@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections import namedtuple
+from importlib.util import find_spec
 
 import torch
 import torch.fx
@@ -170,6 +171,7 @@ def timm_models():
     for family, (name, size) in TIMM.items(): yield Entry(f'{family}: {name}', _timm(name), images(size))
 
 
+LIBRARIES = dict(smp='segmentation_models_pytorch', tsai='tsai', transformers='transformers')  # sets of libraries that `make setup` does not install
 MOST = 100_000_000  # parameters: in float64, with copies, more does not fit a small machine
 
 
@@ -228,7 +230,7 @@ TRANSFORMERS = dict(  # class of its configuration = (class of the model, input 
     EfficientNetConfig=('EfficientNetForImageClassification', 64), LevitConfig=('LevitForImageClassification', 224),
     MobileViTConfig=('MobileViTForImageClassification', 64), MobileViTV2Config=('MobileViTV2ForImageClassification', 64),
     SwiftFormerConfig=('SwiftFormerForImageClassification', 64), SegformerConfig=('SegformerForSemanticSegmentation', 64),
-    UperNetConfig=('UperNetForSemanticSegmentation', 64), DPTConfig=('DPTForSemanticSegmentation', 384), DetrConfig=('DetrForObjectDetection', 64),
+    UperNetConfig=('UperNetForSemanticSegmentation', 64), DetrConfig=('DetrForObjectDetection', 64),
     ConditionalDetrConfig=('ConditionalDetrForObjectDetection', 64), RTDetrConfig=('RTDetrForObjectDetection', 128),
     DFineConfig=('DFineForObjectDetection', 128), HGNetV2Config=('HGNetV2ForImageClassification', 64),
     TextNetConfig=('TextNetForImageClassification', 64), VitMatteConfig=('VitMatteForImageMatting', 64), CvtConfig=('CvtForImageClassification', 64))
@@ -382,6 +384,8 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     warnings.filterwarnings('ignore')
+    if a.set in LIBRARIES and find_spec(LIBRARIES[a.set]) is None:
+        return print(f'{a.set}: not installed, left out (pip install --no-deps {LIBRARIES[a.set]}, and what it then asks for)')
     done = json.load(open(a.out))['rows'] if a.out and os.path.exists(a.out) else []
     for e in SETS[a.set]():
         if any(r['name'] == e.name for r in done) or (a.only and a.only not in e.name) or (e.name in BIG and not a.big): continue
