@@ -116,18 +116,24 @@ def _usable(f):
         except OSError as e: raise Stop(f"{str(e.filename)[:80]!r}{'...' if len(str(e.filename))>80 else ''}: {e.strerror}; choose another name") from e
     return _f
 
+def _exists(path):
+    "Is there such a file? OSError where the system does not take the name, which newer Pythons' `exists` hides"
+    try: return bool(path.stat())
+    except (FileNotFoundError, NotADirectoryError): return False
+
 @_usable
 def check_model(model):
     "Stop if there is no such file"
-    if not model.exists(): raise Stop(f'{model}: no such file; pass one made by `learn.export()`')
+    if not _exists(model): raise Stop(f'{model}: no such file; pass one made by `learn.export()`')
     if not model.is_file(): raise Stop(f'{model} is not a file; pass one made by `learn.export()`')
 
 @_usable
 def check_out(model, out, force):
     "Stop if `out` is the model, exists without `force`, or lies nowhere"
+    there = _exists(out)
     if not out.parent.is_dir(): raise Stop(f'{out}: there is no folder {out.parent}; make it, or choose another --out')
     if out.is_dir(): raise Stop(f'{out} is a folder; pass a file name to --out')
-    if out.exists() and out.samefile(model): raise Stop(f'{out} is the model itself, which is never overwritten; choose another --out')
+    if there and out.samefile(model): raise Stop(f'{out} is the model itself, which is never overwritten; choose another --out')
     if os.path.lexists(out) and not force: raise Stop(f'{out} exists; replace it with --force, or choose another --out')
 
 # %% ../nbs/18_cli.ipynb #bef3539d
