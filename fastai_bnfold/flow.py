@@ -41,8 +41,8 @@ def absorber(g:Graph, i:int)->Absorber:
     weight = call.value('weight')
     if weight not in g.owners:
         try: g.owners[weight] = _absorber(g, i, weight)
-        except Stop as stop: g.owners[weight] = stop
-    if isinstance(g.owners[weight], Stop): raise g.owners[weight]
+        except Stop as stop: g.owners[weight] = stop.bare()
+    if isinstance(g.owners[weight], Stop): raise g.owners[weight].bare()
     return g.owners[weight]
 
 def bn_absorber(g:Graph, path:str)->Absorber:
@@ -182,7 +182,7 @@ class Flow:
             elif op(call.name).absorbs is not None: self.end(values, to=self.absorbing(call, values))
             else:
                 for v,labels in zip(call.writes, self.carried(call)): self.reach(v, labels)
-        except Stop as stop: self.end(values, stop=stop)
+        except Stop as stop: self.end(values, stop=stop.bare())
 
     def end(self, values, **why):
         "The labels of `values` go no further than the call that is visited"

@@ -276,7 +276,7 @@ def _by_hand(self:Graph, number, m, scales):
 @patch
 def _merge(self:Graph, number, path):
     try: mine,x,y = bn_part(self.rec, number, self.mods[path])
-    except Stop as stop: self.unfit.setdefault(path, stop); self.layers.setdefault(path, []); return
+    except Stop as stop: self.unfit.setdefault(path, stop.bare()); self.layers.setdefault(path, []); return
     last = self.rec.calls[mine[-1]]
     for i in mine: self.calls[i] = None
     self.calls[mine[-1]] = Call(BN, path, (Ref(x),), {}, [x], [y], [], last.stack)

@@ -224,6 +224,10 @@ class Stop(Exception):
     ): super().__init__(kind, words, call); self.kind,self.words,self.call = kind,words,call
     def __str__(self): return self.words
 
+    def bare(self):
+        "The same without the frames it came through, which would keep all they hold alive"
+        return Stop(self.kind, self.words, self.call)
+
 def between(words=''):
     "What stops a map that cannot travel through an operation"
     return Stop('between', words)

@@ -92,10 +92,10 @@ def try_ways(g:Graph, path:str, into_bn:bool):
     stops = []
     for way in (backward, forward, aside, through_sum):
         try: return way(g, path, into_bn),None
-        except Stop as stop: stops.append(stop)
+        except Stop as stop: stops.append(stop.bare())
     if stops[0].kind=='undoes':
         try: return backward(g, path, into_bn, undo=True),None
-        except Stop as stop: stops[0] = stop
+        except Stop as stop: stops[0] = stop.bare()
     return None,stops
 
 def decide(g:Graph)->tuple:
