@@ -109,7 +109,11 @@ def _sizes_vary(rec, others):
     "Module calls that look at a size which is another one in another record"
     asked = lambda r: {name:[o[:2] for o in r.modules[k].sizes] for name,k in _by_name(r).items()}
     mine,theirs = asked(rec),[asked(o) for o in others]
-    return {k for name,k in _by_name(rec).items() if any(o.get(name, mine[name])!=mine[name] for o in theirs)}
+    def varies(name):
+        "Is it another size where another record comes by, or does none?"
+        there = [o[name] for o in theirs if name in o]
+        return any(sizes!=mine[name] for sizes in there) or bool(theirs and mine[name] and not there)
+    return {k for name,k in _by_name(rec).items() if varies(name)}
 
 def _only_calls(m):
     "Is `m` a plain sequence, whose code calls its children in turn and does nothing else?"

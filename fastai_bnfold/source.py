@@ -242,7 +242,8 @@ class Reached:
         self.inside,self.items,self.all,self.stores,self.stores_elsewhere = set(),set(),False,False,False
         self.m,self.functions,self.nodes,self.helpers = m,functions_of(m),[],set()
         self.todo,seen = [('forward',True),('__call__',True)],set()
-        self.plain = {name for name,o in own_attrs(m).items() if isinstance(o, types.FunctionType)} # they get no `self`
+        held = [*own_attrs(m).items(), *(item for c in type(m).__mro__ for item in vars(c).items() if isinstance(item[1], staticmethod))]
+        self.plain = {name for name,o in held if isinstance(o, (types.FunctionType,staticmethod))} # they get no `self`
         while self.todo:
             if (todo := self.todo.pop()) in seen: continue
             seen.add(todo)

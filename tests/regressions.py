@@ -43,6 +43,19 @@ WAYS = dict(
         IMG, PAIR, 'if random.random() < 1. or not self.training: h = self.a(h)', 'h = self.b(h)'))
 
 REGRESSIONS = WAYS | dict(
+    size_asked_on_another_way_only=dict(seed=54800, inputs=[(3, 2, 4, 4)], out=[1], fresh=4, bare=True, steps=[
+        ('code', (0,), dict(name='net', args='x', seq=False, init=[], parts=dict(
+            c1=('code', dict(parts={}, init=[], lines=['h = g = x', 'return h'], args='x', seq=False)),
+            q2=('seq', dict(steps=[('code', dict(init=[], args='x', seq=False,
+                parts=dict(a1=('conv', dict(k=1, out=2, bias=True)), b2=BN, q3=('seq', dict(steps=[
+                    ('conv', dict(k=1, out=2, bias=False)),
+                    ('code', dict(parts=dict(a1=('conv', dict(k=1, out=2, bias=True)), b2=BN, b3=BN), init=[], args='x', seq=False, lines=[
+                        'h = g = x', 'h = self.a1(h)', 'h = self.b2(h)', 'for _ in range(min(len(x), 3)):', '    h = self.b3(h)', 'return h'])),
+                    BN]))),
+                lines=['h = g = x', 'h = self.a1(h)', 'if (x.float().mean() > -0.021):', '    h = self.b2(h)', 'h = self.q3(h)', 'return h']))])),
+            b4=BN),
+            lines=['h = g = x', 'if (float(g.flatten()[0]) > 0.13):', '    h = self.c1(h)', 'else:', '    h = self.q2(h)',
+                   'if (x.size(0) % 2 == 0):', '    h = self.b4(h)', 'return h']))]),
     undone_with_too_few_digits=dict(seed=97801, inputs=[(3, 3, 8, 8)], out=[9, 13], struct='tuple', fresh=5, neg=0.0, tiny=True, steps=[
         ('conv', (0,), {'name': 'enc.sh1', 'out': 4, 'k': 1}), ('bn', (1,), {'name': 'shbn2'}), ('conv', (0,), {'name': 'enc.sh1', 'out': 4, 'k': 1}),
         ('convt', (3,), {'out': 4, 'k': 1, 'bias': True, 'stride': 1, 'groups': 2, 'name': 'enc.convt5'}),
