@@ -51,6 +51,7 @@ export: $(STAMP) ## notebooks to modules, and the sidebar of the site
 
 notebooks: export ## run the notebooks, record their outputs, clean them; NB=nbs/09_plan.ipynb for one, FLAGS=slow for slow cells
 	@BNFOLD_FULL=1 $(BIN)/nbdev-test --save --n-workers 1 --flags "$(FLAGS)" $(NB)
+	@$(BIN)/python nbs/_tools/bars.py nbs/*.ipynb nbs/tutorials/*.ipynb
 	@$(BIN)/nbdev-clean
 	@$(MAKE) --no-print-directory readme
 
