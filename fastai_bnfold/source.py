@@ -29,6 +29,10 @@ def _above(node):
     "The nodes that `node` stands in, innermost first"
     while node := getattr(node, 'parent', None): yield node
 
+def _called_name(node):
+    "The name of the function that `node` calls; empty if it is no call, or of something else"
+    return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ''
+
 def _on(node, line): return node.lineno<=line<=node.end_lineno
 
 def _statements(tree, line):
@@ -155,15 +159,22 @@ def _asks_of_weights(node, function):
 
 def _loop_over(node):
     "The loop (or comprehension) that runs over this expression, and the target that stands for its items"
-    up,place = node.parent,None
-    if isinstance(up, ast.Call) and isinstance(up.func, ast.Name) and up.func.id in ('enumerate','zip','reversed'):
-        place = {'enumerate':1, 'zip':up.args.index(node) if node in up.args else None}.get(up.func.id)
-        node,up = up,up.parent
-    if getattr(up, 'attr', '') in ('values','items') and isinstance(up.parent, ast.Call): # of a ModuleDict
-        place,node,up = {'items':1}.get(up.attr),up.parent,up.parent.parent
+    places = [] # in the tuples that stand for an item, the outermost last
+    while True:
+        up = node.parent
+        if _called_name(up) in ('enumerate','zip','reversed') and node in up.args:
+            if up.func.id!='reversed': places.append(1 if up.func.id=='enumerate' else up.args.index(node))
+            node = up
+        elif getattr(up, 'attr', '') in ('values','items') and isinstance(up.parent, ast.Call): # of a ModuleDict
+            if up.attr=='items': places.append(1)
+            node = up.parent
+        else: break
     if not isinstance(up, (ast.For,ast.comprehension)) or up.iter is not node: return None
-    if place is None: return up.target
-    return up.target.elts[place] if isinstance(up.target, ast.Tuple) and place<len(up.target.elts) else None
+    target = up.target
+    for k in reversed(places):
+        if not isinstance(target, ast.Tuple) or k>=len(target.elts): return None
+        target = target.elts[k]
+    return target
 
 def _items_called(node, function):
     "Are the items of what this expression gives only called, in a loop or by their number?"
@@ -185,10 +196,6 @@ def _written(node):
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         return None if _only_raises(node) else node.value.func
     if _called_name(node) in ('setattr','delattr','exec','eval'): return node
-
-def _called_name(node):
-    "The name of the function that `node` calls; empty if it is no call, or of something else"
-    return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ''
 
 def _root(node):
     "The name at the start of `a.b[c].d`"
