@@ -146,7 +146,7 @@ def resized(
         if t.is_nested or t.layout!=torch.strided: return t
         shape = [items if d==0 and items else dict(lengths).get(n, n) if d>=first else n for d,n in enumerate(t.shape)]
         if skew and t.dim()>first+1 and t.shape[-1]==t.shape[-2]: shape[-1] += skew
-        return t.repeat([-(-new//max(n, 1)) for new,n in zip(shape, t.shape)])[[slice(n) for n in shape]]
+        return t.repeat([-(-new//max(n, 1)) for new,n in zip(shape, t.shape)])[tuple(slice(n) for n in shape)]
     return batch.map(f)
 
 def _plain(t): return bool(t.dim()) and t.dtype.is_floating_point and not t.is_nested and t.layout==torch.strided
