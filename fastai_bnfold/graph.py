@@ -12,6 +12,7 @@ __all__ = ['BN', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine
 # %% ../nbs/06_graph.ipynb #98eed319
 import copy, inspect
 from collections import Counter, OrderedDict, defaultdict
+from functools import cache
 import torch
 from fastcore.basics import patch
 from torch import nn
@@ -120,24 +121,24 @@ def _only_calls(m):
     return isinstance(m, nn.Sequential) and not {'forward','__call__'} & set(functions_of(m))
 
 # %% ../nbs/06_graph.ipynb #57c5ca26
-def _may_read(model, rec, kept):
-    "Module calls whose code could read what was kept in one of the objects `kept` (ids)"
-    mods = dict(model.named_modules())
-    reads = {p for p in _with_code(mods, rec) if any(id(o) in kept for o in reachable(mods[p])[0])}
-    return {k for k,v in enumerate(rec.modules) if v.path in reads}
+class _Kept:
+    "Which module calls could read what others keep; each module's code is read once, and what it reaches looked up once"
+    def __init__(self, model, rec):
+        self.rec,self.mods = rec,dict(model.named_modules())
+        self.code,self.reached = cache(lambda p: Reached(self.mods[p])),cache(lambda p: {id(o) for o in reachable(self.mods[p])[0]})
+        paths = {v.path for v in rec.modules}
+        self.with_code = {p for p in paths if {'forward','__call__'} & set(functions_of(self.mods[p]))} # not PyTorch's own
 
-def _with_code(mods, rec):
-    "Paths of the modules called whose forward is not PyTorch's own"
-    return {p for p in {v.path for v in rec.modules} if {'forward','__call__'} & set(functions_of(mods[p]))}
+    def calls_of(self, paths):
+        "The module calls of the modules at these paths"
+        return {k for k,v in enumerate(self.rec.modules) if v.path in paths}
 
-def _told_by_keeping(model, rec, found):
-    "Module calls that could read what those of `found`, which decide, keep somewhere"
-    mods,kept = dict(model.named_modules()),set(rec.changed)
-    for p in {rec.modules[k].path for k in found}:
-        code = Reached(mods[p])
-        if code.stores_elsewhere: return {k for k,v in enumerate(rec.modules) if v.path in _with_code(mods, rec)}
-        if code.stores: kept.add(id(mods[p]))
-    return _may_read(model, rec, kept) if kept else set()
+    def told(self, found):
+        "Module calls that could read what those of `found`, which decide, keep somewhere"
+        kept,paths = set(self.rec.changed),{self.rec.modules[k].path for k in found}
+        if any(self.code(p).stores_elsewhere for p in paths): return self.calls_of(self.with_code)
+        kept |= {id(self.mods[p]) for p in paths if self.code(p).stores}
+        return self.calls_of({p for p in self.with_code if kept & self.reached(p)}) if kept else set()
 
 def _takes_more(m, visit):
     "Could the forward of `m` be given more than it was?"
@@ -156,11 +157,11 @@ def deciding(
 )->set: # Numbers of module calls
     "The module calls that decide by what a batch holds, or by its size"
     found = {k for k,v in enumerate(rec.modules) if v.tells or k==0 and rec.outside} | _sizes_vary(rec, others)
-    mods,size = dict(model.named_modules()),0
+    mods,size,kept = dict(model.named_modules()),0,_Kept(model, rec)
     found -= {k for k in found if _goes_one_way(mods[rec.modules[k].path])}
     while size!=len(found):
         size = len(found)
-        found |= _told_by_keeping(model, rec, found)
+        found |= kept.told(found)
         asking = lambda v: v.gives or rec.modules[v.parent].asks # its shape or dtype may be the answer
         found |= {v.parent for k,v in enumerate(rec.modules) if k in found and v.parent is not None and asking(v)}
         told = lambda v: v.parent in found and (v.given or _takes_more(mods[v.path], v))

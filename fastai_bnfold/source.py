@@ -334,7 +334,8 @@ def known_to_keep_nothing(self:Reached, f, target, root):
     "Is `target` a helper that is read too, or something of PyTorch's?"
     known = _named(f, root) if root else None
     called = isinstance(target, ast.Name) and (root in _askers or inspect.isfunction(known))
-    return called or root is not None and _home(known) in _harmless
+    imported = known is None and root in _harmless # within the function
+    return called or imported or root is not None and _home(known) in _harmless
 
 # %% ../nbs/04_source.ipynb #4d07d488
 def units(m:nn.Module)->list:
