@@ -162,7 +162,8 @@ def deciding(
     while size!=len(found):
         size = len(found)
         found |= kept.told(found)
-        asking = lambda v: v.gives or rec.modules[v.parent].asks # its shape or dtype may be the answer
+        asked = lambda v: any(a in v.outputs or rec.values[a].call is not None for a in rec.modules[v.parent].asks)
+        asking = lambda v: v.gives or asked(v) # its shape or dtype may be the answer
         found |= {v.parent for k,v in enumerate(rec.modules) if k in found and v.parent is not None and asking(v)}
         told = lambda v: v.parent in found and (v.given or _takes_more(mods[v.path], v))
         found |= {k for k,v in enumerate(rec.modules) if told(v)}

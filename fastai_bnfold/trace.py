@@ -50,7 +50,7 @@ class ModuleCall:
     gives: bool = False # Did it return, or raise, something else than one tensor?
     tells: str = '' # The line of its own code that turned what a tensor holds into a Python value
     sizes: dict = field(default_factory=dict) # What its own code asked sizes for: (size, other number, line of code)
-    asks: bool = False # Did its own code ask what a tensor is: its dtype, say, or how many axes it has?
+    asks: set = field(default_factory=set) # Values of which its own code asked what they are: the dtype, say, or how many axes
 
 # %% ../nbs/05_trace.ipynb #4c59b9eb
 class Watcher(NamedTuple):
@@ -252,8 +252,7 @@ def pads_by(self:Tracer, value):
 def answer(self:Tracer, name, out, args):
     "What a question about a tensor gives; sizes that may be others for another batch as `Asked`"
     v = self.numbers.get(args[0]) if args and isinstance(args[0], Tensor) else None
-    made = v is not None and self.rec.values[v].call is not None
-    if made and self.running() and not isinstance(out, Tensor): self.running().asks = True
+    if v is not None and self.running() and not isinstance(out, Tensor): self.running().asks.add(v)
     if not op(name).size or v is not None and self.rec.values[v].origin>FROM_SIZES: return out
     self.rec.sized,self.rec.layout = True,self.rec.layout or name in ('stride','is_contiguous')
     ask = self.pads_by(v) if only_pads() and v is not None else self.ask

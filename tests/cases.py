@@ -1943,6 +1943,20 @@ def convolution_pads_itself(): return seq(conv=PadsItself(3, 4, 3), bn=bn(), act
 def convolution_pads_or_goes(): return seq(conv=PadsOrGoes(3, 3, 1), bn=bn(3), act=nn.ReLU()), img()
 
 
+
+class DoublesIfLarge(nn.Module):
+    "Gives its input back as it is, or in another type"
+    def forward(self, x): return x.half() if x.mean() > 50 else x
+
+
+@case(bn=('another way',))
+def dtype_of_a_deciding_child():
+    def f(s, x):
+        z, y = s.child(x), s.conv(x)
+        return F.relu(s.bn(F.relu(y) if z.dtype == torch.float16 else y))
+    return Fn(f, child=DoublesIfLarge(), conv=conv(), bn=bn()), img()
+
+
 @case('bn1 bn2', mid__1='script')
 def traced_module_between():
     traced = torch.jit.trace(nn.Sequential(conv(4, 4), nn.BatchNorm2d(4), nn.ReLU()).double().eval(), torch.randn(2, 4, 8, 8, dtype=torch.float64))
