@@ -243,9 +243,10 @@ def ask(self:Tracer, n, other=None):
 
 @patch
 def pads_by(self:Tracer, value):
-    "A helper function computes from the size of `value` how to pad it: that is all it tells, and the value must stay"
+    "The code computes from the size of `value` how to pad it: that is all it tells, and all that it could have got must stay"
     path = self.running().path if self.running() else ''
-    see(self.rec, [value], 'decides', f"is padded by its size in {f'`{path}`' if path else 'the model'}")
+    here = {value, *(v for _,v in self.numbers.alive() if self.rec.values[v].origin!=FROM_WEIGHTS)}
+    see(self.rec, here, 'decides', f"may be padded by a size in {f'`{path}`' if path else 'the model'}")
     return lambda sizes, other: None
 
 @patch
@@ -255,7 +256,7 @@ def answer(self:Tracer, name, out, args):
     if v is not None and self.running() and not isinstance(out, Tensor): self.running().asks.add(v)
     if not op(name).size or v is not None and self.rec.values[v].origin>FROM_SIZES: return out
     self.rec.sized,self.rec.layout = True,self.rec.layout or name in ('stride','is_contiguous')
-    ask = self.pads_by(v) if only_pads() and v is not None else self.ask
+    ask = self.pads_by(v) if v is not None and only_pads() else self.ask
     if name in ('len','is_contiguous'): self.ask(int(out)) # a plain number from here on
     if isinstance(out, torch.Size): return torch.Size([Asked(n, ask) for n in out])
     if isinstance(out, tuple): return tuple(Asked(n, ask) for n in out)
