@@ -40,7 +40,7 @@ fuzz: $(STAMP) ## N random networks, folded and compared
 bench: $(STAMP) ## the benchmarks
 	@$(BIN)/python tests/benchmarks.py $(ARGS)
 
-zoo: $(STAMP) ## fold every model of the zoo, three sets beside other tools; some four hours, and it goes on where it was stopped
+zoo: $(STAMP) ## fold every model of the zoo, three sets beside other tools; it takes hours, and goes on where it was stopped
 	@mkdir -p nbs/data
 	@for s in fastai torchvision timm; do $(BIN)/python -W ignore tests/zoo.py --set $$s --out nbs/data/zoo_$$s.json || exit 1; done
 	@for s in smp transformers tsai timm_all; do $(BIN)/python -W ignore tests/zoo.py --ours --set $$s --out nbs/data/zoo_$$s.json || exit 1; done
