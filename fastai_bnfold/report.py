@@ -9,7 +9,7 @@ __all__ = ['COLORS', 'as_text', 'as_html', 'grouped', 'FoldReport', 'stages']
 
 # %% ../nbs/11_report.ipynb #62aea7b9
 import html, re, textwrap
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
 from fastcore.basics import patch
 from .ops import KINDS
@@ -129,7 +129,7 @@ class FoldReport:
     tolerance: float|None = None # What `max_rel_err` had to stay below; None if it was not checked
     valid: list = field(default_factory=list) # (name, before, after) of the loss and each metric
     times: object = None # `bench.Timings` of one item, unfolded and folded
-    collapsed: list = field(default_factory=list) # `path`, `merged` and `into` of each block that became one convolution
+    collapsed: list = field(default_factory=list) # `path`, `merged`, `into` of each block that became one convolution
     not_collapsed: str = '' # Why no block did, if they were to
     fresh: tuple = () # Module paths of BatchNorm layers that had never seen a batch
     changed: tuple = () # Module paths whose own output is another now, since a fold crossed their boundary
@@ -288,23 +288,6 @@ def _bars(ax, title, before, after):
     _bare(ax)
 
 # %% ../nbs/11_report.ipynb #37506239
-def _runs(ax, times):
-    "Every run of both models as a dot, with the medians"
-    import random
-    rng,names = random.Random(0),('folded','unfolded')
-    ms = {k:[1e3*t for t in times.times[k]] for k in names}
-    edge = max(sorted(v)[int(.95*(len(v)-1))] for v in ms.values())*1.02
-    for y,k in enumerate(names):
-        seen = [v for v in ms[k] if v<=edge]
-        ax.scatter(seen, [y+rng.uniform(-.22,.22) for _ in seen], s=8, color=COLORS[k], alpha=.6, linewidths=0)
-        ax.plot([1e3*times.median(k)]*2, [y-.35,y+.35], color=COLORS[k], lw=2.5)
-    labels = [f'{k}\n{1e3*times.median(k):.3g} ms' for k in names]
-    left_out = sum(v>edge for vs in ms.values() for v in vs)
-    note = f'{left_out} slower runs are left out' if left_out else ''
-    ax.set(title='one item, ms', yticks=[0,1], yticklabels=labels, ylim=(-.6,1.6), xlabel=note)
-    ax.xaxis.label.set_fontsize(8)
-    _bare(ax)
-
 @patch
 def plot(self:FoldReport,
     figsize:tuple|None=None # Inches; by default 4 by 1.9 for each part
@@ -317,13 +300,13 @@ def plot(self:FoldReport,
     fig.get_layout_engine().set(wspace=.08)
     _bars(axs[0], 'BatchNorm layers', self.bn_before, self.bn_after)
     _bars(axs[1], 'parameters', self.params_before, self.params_after)
-    if n==3: _runs(axs[2], self.times)
+    if n==3: self.times.plot(axs[2]).set_title('one item')
     if self.speed: fig.suptitle(self.speed, color=_INK, fontsize=11)
     return fig
 
 # %% ../nbs/11_report.ipynb #d0e80603
 def _stage_names(layers):
-    "The stage of each layer: the shortest start of its path that holds at most half of them, its whole path if others go on"
+    "Stage of each layer: the shortest start of its path with at most half of them; its path, if others go on there"
     def start(path, depth):
         "The first parts of a path"
         return '.'.join(path.split('.')[:depth])
@@ -365,16 +348,16 @@ def _places(layers, per_row):
 def _cells(ax, plan, where):
     "Draw each layer as a cell: folded BatchNorms green, kept ones orange with the number of their reason"
     from matplotlib.patches import Rectangle
-    entries,takes = {e.bn:e for e in plan},{p for e in plan for p in e.into}
-    numbers = {e.bn:n for n,(_,es) in enumerate(grouped(plan), 1) for e in es}
+    roles = dict.fromkeys((p for e in plan for p in e.into), 'absorbs')
+    roles.update({e.bn:'folded' if e.folded else 'kept' for e in plan})
+    numbers = {e.bn:sum(not _near(where, e.bn, q) for q in e.into) for e in plan.folded}
+    numbers.update({e.bn:n for n,(_,es) in enumerate(grouped(plan), 1) for e in es})
     for p,(x,y) in where.items():
-        gone = p in entries and entries[p].folded
-        color = COLORS['kept' if p in numbers else 'folded' if gone else 'absorbs' if p in takes else 'unfolded']
-        alpha = 1 if p in entries or p in takes else .5
-        ax.add_patch(Rectangle((x-.4,y-.4), .8, .8, facecolor=color, edgecolor='none', alpha=alpha))
-        number = numbers.get(p) or (sum(not _near(where, p, q) for q in entries[p].into) if gone else 0)
-        if number: ax.text(x, y-.03, number, ha='center', va='center', color='white', fontsize=7)
+        look = dict(facecolor=COLORS[roles.get(p, 'unfolded')], alpha=1 if p in roles else .5)
+        ax.add_patch(Rectangle((x-.4,y-.4), .8, .8, edgecolor='none', **look))
+        if numbers.get(p): ax.text(x, y-.03, numbers[p], ha='center', va='center', color='white', fontsize=7)
 
+# %% ../nbs/11_report.ipynb #530f1a5b
 def _lines(ax, plan, where):
     "Draw a line from each folded BatchNorm to the layers near it that take it over"
     from matplotlib.patches import FancyArrowPatch
@@ -404,6 +387,7 @@ def _legend(fig, plan, where):
     fig.legend(handles=keys, loc='outside lower left', ncols=2 if far else 4, frameon=False,
                labelcolor=_INK, fontsize=8)
 
+# %% ../nbs/11_report.ipynb #46e1982c
 @patch
 def plot(self:FoldPlan,
     per_row:int=40, # Layers in a row
