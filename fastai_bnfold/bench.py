@@ -6,7 +6,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/bench.html.md"""
 
 # %% auto #0
 __all__ = ['ENGINES', 'quantile', 'paired_ratio', 'machine', 'Timings', 'human', 'evaluating', 'common_device', 'orders', 'bench',
-           'without_bn', 'engines', 'variants', 'stir_bn', 'main']
+           'without_bn', 'OnnxModel', 'engines', 'variants', 'stir_bn', 'main']
 
 # %% ../nbs/14_bench.ipynb #8d2209b2
 import argparse, copy, gc, importlib, io, json, logging, math, os, platform, random, sys, tempfile, time, warnings
@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from .ops import map_tensors, tensors_in
+from .state import no_gc
 
 # %% ../nbs/14_bench.ipynb #ec9e9c12
 def quantile(
@@ -51,7 +53,8 @@ def paired_ratio(
 def _cpu_name():
     "The processor's name, as the system gives it"
     info = Path('/proc/cpuinfo')
-    names = [l.split(':', 1)[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
     return (names or [platform.processor() or platform.machine()])[0]
 
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
@@ -62,8 +65,9 @@ def machine(
     "What the times were measured on: processor, cores, threads, versions, day"
     d = torch.device(device)
     gpu = dict(gpu=torch.cuda.get_device_name(d), cuda=torch.version.cuda) if d.type=='cuda' else {}
-    return dict(cpu=_cpu_name(), cores=_cores(), threads=torch.get_num_threads(), device=str(d), **gpu, system=f'{platform.system()} {platform.machine()}',
-                python=platform.python_version(), torch=str(torch.__version__), date=date.today().isoformat())
+    return dict(cpu=_cpu_name(), cores=_cores(), threads=torch.get_num_threads(), device=str(d), **gpu,
+                system=f'{platform.system()} {platform.machine()}', python=platform.python_version(),
+                torch=str(torch.__version__), date=date.today().isoformat())
 
 # %% ../nbs/14_bench.ipynb #99a2ae22
 @dataclass(repr=False)
@@ -83,45 +87,53 @@ class Timings:
         "Number of rounds"
         return len(self._of(self.names[0]))
     def _of(self, name):
-        if name not in self.times: raise KeyError(f"{name!r} was not timed; there are {', '.join(map(repr, self.times))}")
-        return self.times[name]
+        if name in self.times: return self.times[name]
+        raise KeyError(f"{name!r} was not timed; there are {', '.join(map(repr, self.times))}")
     def median(self, name):
         "Seconds of one call of `name`, the middle of all rounds"
         return quantile(self._of(name), .5)
     def iqr(self, name):
         "Seconds between the quartiles: the spread of the middle half of the rounds"
         return quantile(self._of(name), .75) - quantile(self._of(name), .25)
-    def ratio(self, name, base=None):
-        "Time of `name` over that of `base` (None: the first), and its 95% interval: `(ratio, lo, hi)`"
-        return paired_ratio(self._of(name), self._of(base or self.names[0]))
-    @property
-    def fastest(self):
-        "The fastest, and those that cannot be told apart from it"
-        best = min(self.names, key=self.median)
-        return [best] + [o for o in self.names if o != best and self.verdict(o, best) != 'slower']
-    def verdict(self, name, base=None):
-        "'faster', 'slower', 'within noise' where the interval holds 1, or 'too few rounds'"
-        _, lo, hi = self.ratio(name, base)
-        if self.n < 6: return 'too few rounds'
-        return 'faster' if hi < 1 else 'slower' if lo > 1 else 'within noise'
+
+# %% ../nbs/14_bench.ipynb #b67ce1ae
+def _ratio(self, name, base=None):
+    "Time of `name` over that of `base` (None: the first), and its 95% interval: `(ratio, lo, hi)`"
+    return paired_ratio(self._of(name), self._of(base or self.names[0]))
+
+def _verdict(self, name, base=None):
+    "'faster', 'slower', 'within noise' where the interval holds 1, or 'too few rounds'"
+    _, lo, hi = self.ratio(name, base)
+    if self.n < 6: return 'too few rounds'
+    return 'faster' if hi < 1 else 'slower' if lo > 1 else 'within noise'
+
+def _fastest(self):
+    "The fastest, and those that cannot be told apart from it"
+    best = min(self.names, key=self.median)
+    return [best] + [o for o in self.names if o != best and self.verdict(o, best) != 'slower']
+
+def _told(self, name):
+    "The ratio of `name` in words"
+    return '{:.3f} ({:.3f} to {:.3f})'.format(*self.ratio(name))
+
+Timings.ratio, Timings.verdict, Timings.told, Timings.fastest = _ratio, _verdict, _told, property(_fastest)
 
 # %% ../nbs/14_bench.ipynb #46be19f5
 def human(
-    s:float, # Seconds
+    seconds:float
 )->str:
     "Seconds in the unit that suits them, to three figures"
-    for unit, size in (('s', 1), ('ms', 1e-3), ('µs', 1e-6)):
-        if s >= size: break
-    v = s/size
-    return f'{v:.{0 if v >= 100 else 1 if v >= 10 else 2}f} {unit}'
+    unit, size = next((o for o in (('s', 1), ('ms', 1e-3)) if seconds >= o[1]), ('µs', 1e-6))
+    figure = seconds/size
+    digits = 2 - (figure >= 10) - (figure >= 100)
+    return f'{figure:.{digits}f} {unit}'
 
 # %% ../nbs/14_bench.ipynb #2a1b503d
 def _row(r, name):
     "Cells of one line of the table"
     cells = [name, human(r.median(name)), human(r.iqr(name))]
     if name == r.names[0]: return cells + ['', '']
-    ratio, lo, hi = r.ratio(name)
-    return cells + [f'{ratio:.3f} [{lo:.3f}, {hi:.3f}]', r.verdict(name)]
+    return cells + ['{:.3f} [{:.3f}, {:.3f}]'.format(*r.ratio(name)), r.verdict(name)]
 
 def _table(r):
     "Lines of cells, the heads first"
@@ -129,20 +141,27 @@ def _table(r):
 
 def _about(r):
     "One line on where the times come from"
-    m, s = r.machine, lambda k, word: f'{k} {word}' + ('s' if k != 1 else '')
-    bits = [s(r.n, 'round')] + ([s(m['threads'], 'thread'), m.get('gpu', m['cpu']), f"torch {m['torch']}"] if m else [])
-    return ', '.join(bits) + (f'; copy of the input to the device, apart: {human(quantile(r.copy, .5))}' if r.copy else '')
+    bits, m = [(r.n, 'round')], r.machine
+    if m: bits.append((m['threads'], 'thread'))
+    words = [f'{n} {word}' + ('s' if n != 1 else '') for n,word in bits]
+    if m: words += [m.get('gpu', m['cpu']), f"torch {m['torch']}"]
+    copied = f'; copy of the input to the device, apart: {human(quantile(r.copy, .5))}' if r.copy else ''
+    return ', '.join(words) + copied
 
+# %% ../nbs/14_bench.ipynb #c93f2371
 def _text(self):
     rows = _table(self)
-    wide = [max(len(row[i]) for row in rows) for i in range(5)]
-    line = lambda row: '  '.join(c.ljust(w) if i in (0, 4) else c.rjust(w) for i,(c,w) in enumerate(zip(row, wide))).rstrip()
-    return '\n'.join([line(o) for o in rows] + [_about(self), *self.notes])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    def line(row):
+        "Words to the left, figures to the right"
+        first, *figures, last = row
+        cells = [first.ljust(widths[0]), *(c.rjust(w) for c,w in zip(figures, widths[1:])), last]
+        return '  '.join(cells).rstrip()
+    return '\n'.join([*map(line, rows), _about(self), *self.notes])
 
 def _markdown(self):
-    line = lambda row: '| ' + ' | '.join(row) + ' |'
-    rows = _table(self)
-    return '\n'.join([line(rows[0]), '|:--|--:|--:|--:|:--|'] + [line(o) for o in rows[1:]]) + ''.join(f'\n\n{o}' for o in (_about(self), *self.notes))
+    head, *rows = ['| ' + ' | '.join(row) + ' |' for row in _table(self)]
+    return '\n\n'.join(['\n'.join([head, '|:--|--:|--:|--:|:--|', *rows]), _about(self), *self.notes])
 
 Timings.__repr__, Timings._repr_markdown_ = _text, _markdown
 
@@ -152,9 +171,8 @@ def _to_json(
     path:str=None, # File to write as well
 )->str:
     "All of it as JSON, times to the nanosecond"
-    d = asdict(self)
-    d['times'] = {k: [round(t, 9) for t in v] for k,v in d['times'].items()}
-    text = json.dumps(d)
+    times = {name: [round(t, 9) for t in ts] for name,ts in self.times.items()}
+    text = json.dumps({**asdict(self), 'times': times})
     if path: Path(path).write_text(text)
     return text
 
@@ -168,7 +186,7 @@ def _from_json(
 Timings.to_json, Timings.from_json = _to_json, staticmethod(_from_json)
 
 # %% ../nbs/14_bench.ipynb #4cf843d3
-_INK, _HUES = '#7d7d7d', ['#7d8a99', '#d97b29', '#2f9e8f', '#a66bbe', '#5b8def', '#c2556b', '#8f9a2b']
+_INK, _HUES = '#7d7d7d', ['#7d8a99', '#2f9e8f', '#d97b29', '#a66bbe', '#5b8def', '#c2556b', '#8f9a2b']
 
 def _clean(ax):
     "Axes without a box or a ground, in a grey that reads on white and on black"
@@ -179,17 +197,20 @@ def _clean(ax):
 
 def _strip(ax, y, xs, color, edge, rng):
     "One model's runs as dots, its quartiles as a bar, its median as a stroke"
-    seen = [x for x in xs if x <= edge]
-    ax.barh(y, quantile(xs, .75)-quantile(xs, .25), left=quantile(xs, .25), height=.5, color=color, alpha=.35)
+    seen, low, high = [x for x in xs if x <= edge], quantile(xs, .25), quantile(xs, .75)
+    ax.barh(y, high-low, left=low, height=.5, color=color, alpha=.35)
     ax.scatter(seen, [y + rng.uniform(-.2, .2) for _ in seen], s=7, color=color, alpha=.7, linewidths=0)
     ax.plot([quantile(xs, .5)]*2, [y-.32, y+.32], color=color, lw=2.5)
-    if len(seen) < len(xs): ax.annotate(f'{len(xs)-len(seen)} beyond ›', (1, y), xycoords=('axes fraction', 'data'), ha='right', va='center', fontsize=8, color=_INK)
+    if len(seen) < len(xs):
+        ax.annotate(f'{len(xs)-len(seen)} beyond ›', (1, y), xycoords=('axes fraction', 'data'),
+                    ha='right', va='center', fontsize=8, color=_INK)
 
 # %% ../nbs/14_bench.ipynb #c3cd38f1
 def _label(r, name):
     "Name, median and ratio of one row"
     text = f'{name}\n{human(r.median(name))}'
-    return text if name == r.names[0] else f'{text}  ×{r.ratio(name)[0]:.3f}' + (' ~' if r.verdict(name) == 'within noise' else '')
+    if name == r.names[0]: return text
+    return f'{text}  ×{r.ratio(name)[0]:.3f}' + (' ~' if r.verdict(name) == 'within noise' else '')
 
 def _plot(
     self,
@@ -215,15 +236,15 @@ def evaluating(
     *models, # Modules; other callables are left alone
 ):
     "Modules in eval mode without gradients inside, each submodule's own mode restored after"
-    mods = [m for f in models if isinstance(f, nn.Module) for m in f.modules()]
-    modes = [m.training for m in mods]
+    models = [m for m in models if isinstance(m, nn.Module)]
+    modes = [(o, o.training) for m in models for o in m.modules()]
     try:
-        for f in models:
-            if isinstance(f, nn.Module) and any(m.training for m in f.modules()): f.eval()
+        for m in models:
+            if any(o.training for o in m.modules()): m.eval()
         with torch.no_grad(): yield
     finally:
-        for m, mode in zip(mods, modes):
-            if m.training != mode: m.training = mode
+        for o, mode in modes:
+            if o.training != mode: o.training = mode
 
 # %% ../nbs/14_bench.ipynb #3eb01520
 @contextmanager
@@ -233,15 +254,6 @@ def _threads(n):
     if n: torch.set_num_threads(n)
     try: yield
     finally: torch.set_num_threads(before)
-
-@contextmanager
-def _no_gc():
-    "No garbage collection inside"
-    on = gc.isenabled()
-    gc.collect(); gc.disable()
-    try: yield
-    finally:
-        if on: gc.enable()
 
 # %% ../nbs/14_bench.ipynb #b0578987
 def _synchronize(device):
@@ -257,23 +269,17 @@ def _clock(f, xb, device, reps=1):
     return (time.perf_counter()-start)/reps
 
 # %% ../nbs/14_bench.ipynb #b508fba2
-def _tensors(x):
-    "All tensors in nested lists, tuples and dicts"
-    if isinstance(x, torch.Tensor): return [x]
-    return [t for o in (x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()) for t in _tensors(o)]
-
-def _to(x, device):
-    "`x` with its tensors on `device`, nested as they were"
-    if isinstance(x, torch.Tensor): return x.to(device)
-    if isinstance(x, dict): return {k: _to(v, device) for k,v in x.items()}
-    if isinstance(x, (list, tuple)): return type(x)(_to(o, device) for o in x) if type(x) in (list, tuple) else type(x)(*(_to(o, device) for o in x))
-    return x
+def _to(x, device): return map_tensors(lambda t: t.to(device), x)
 
 def _real(device):
     "`device` with its index, or a `ValueError` where it cannot be had"
     try: d = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as e: raise ValueError(f"device {str(device)!r} is not to be had here ({str(e).splitlines()[0]}); give one that is, such as 'cpu'") from e
-    if d.type == 'meta': raise ValueError("device 'meta' holds no data, so nothing can be timed there; move the models, e.g. with `to_empty(device='cpu')`")
+    except (RuntimeError, AssertionError) as e:
+        why = f"device {str(device)!r} is not to be had here ({str(e).splitlines()[0]})"
+        raise ValueError(f"{why}; give one that is, such as 'cpu'") from e
+    if d.type == 'meta':
+        raise ValueError("device 'meta' holds no data, so nothing can be timed there; "
+                         "move the models, e.g. with `to_empty(device='cpu')`")
     return d
 
 # %% ../nbs/14_bench.ipynb #65f2fc41
@@ -283,13 +289,15 @@ def common_device(
     device:str=None, # Where all of it should be; None: where the models are
 )->torch.device: # Raises `ValueError` where models or inputs are elsewhere
     "The one device that `models` run on"
-    at = {k: p.device for k,m in models.items() if isinstance(m, nn.Module) for p in [next(chain(m.parameters(), m.buffers()), None)] if p is not None}
-    xs = [t.device for t in _tensors(xb)]
-    device = _real(device or next(iter(at.values()), next(iter(xs), 'cpu')))
+    held = {k: next(chain(m.parameters(), m.buffers()), None) for k,m in models.items() if isinstance(m, nn.Module)}
+    at, inputs = {k: t.device for k,t in held.items() if t is not None}, [t.device for t in tensors_in(xb)]
+    device = _real(device or next(chain(at.values(), inputs), 'cpu'))
+    there = f"move it there: {{}}.to({str(device)!r})"
     for k,d in at.items():
-        if d != device: raise ValueError(f"{k!r} is on {d}, to be timed on {device}; move it there: {k}.to({str(device)!r})")
-    for d in xs:
-        if d not in (device, torch.device('cpu')): raise ValueError(f"an input is on {d}, the models on {device}; move it there: x.to({str(device)!r})")
+        if d != device: raise ValueError(f"{k!r} is on {d}, to be timed on {device}; {there.format(k)}")
+    for d in inputs:
+        if d not in (device, torch.device('cpu')):
+            raise ValueError(f"an input is on {d}, the models on {device}; {there.format('x')}")
     return device
 
 # %% ../nbs/14_bench.ipynb #bf7b5911
@@ -305,14 +313,22 @@ def orders(
         yield order
 
 # %% ../nbs/14_bench.ipynb #766693a5
-def _check(models, n, warmup, threads):
+_LEAST = dict(n=(2, 'a spread takes two rounds'), warmup=(1, 'the first run of a model is never like the others'),
+              threads=(1, 'torch needs one')) # of each number, and why
+
+def _check(models, **numbers):
     "`TypeError` or `ValueError` where the arguments cannot be timed"
-    if not isinstance(models, dict): raise TypeError(f"models is a {type(models).__name__}; name what is timed in a dict: {{'unfolded': model}}")
+    if not isinstance(models, dict):
+        raise TypeError(f"models is a {type(models).__name__}; name what is timed in a dict: {{'unfolded': model}}")
     if not models: raise ValueError("models is empty; give at least one: {'unfolded': model}")
     for k,f in models.items():
-        if not callable(f): raise TypeError(f"{k!r} is a {type(f).__name__}, which cannot be called; give a module or a function of the inputs")
-    for name, v, least, why in (('n', n, 2, 'a spread takes two rounds'), ('warmup', warmup, 1, 'the first run of a model is never like the others'), ('threads', threads, 1, 'torch needs one')):
-        if v is not None and (not isinstance(v, int) or v < least): raise ValueError(f"{name}={v!r}; give a whole number from {least} up: {why}")
+        if callable(f): continue
+        what = f"{k!r} is a {type(f).__name__}, which cannot be called"
+        raise TypeError(f"{what}; give a module or a function of the inputs")
+    for name,v in numbers.items():
+        least, why = _LEAST[name]
+        if v is not None and (not isinstance(v, int) or v < least):
+            raise ValueError(f"{name}={v!r}; give a whole number from {least} up: {why}")
 
 def _warm(models, xb, device, warmup):
     "Seconds of each model's last warm-up run; an error says whose it is"
@@ -326,12 +342,14 @@ def _warm(models, xb, device, warmup):
 def _rounds(models, xb, xd, device, n, reps, max_time, seed):
     "Seconds of each model and of the copy, for up to `n` rounds"
     times, copies, start = {k: [] for k in models}, [], time.perf_counter()
+    copied = device.type != 'cpu' and any(t.device.type == 'cpu' for t in tensors_in(xb))
     for i,order in enumerate(orders(list(models), n, seed)):
         if max_time and i >= 6 and time.perf_counter()-start > max_time: break
-        if device.type != 'cpu' and any(t.device.type == 'cpu' for t in _tensors(xb)): copies.append(_clock(_to, (xb, device), device))
+        if copied: copies.append(_clock(_to, (xb, device), device))
         for k in order: times[k].append(_clock(models[k], xd, device, reps))
     return times, copies
 
+# %% ../nbs/14_bench.ipynb #d8a9279f
 def bench(
     models:dict, # Name and module, or any callable, of each; the first is what the others are compared with
     *xb, # One batch, as positional inputs of each
@@ -344,9 +362,10 @@ def bench(
     seed:int=0, # Of the order in each round
 )->Timings: # Raises `ValueError` or `TypeError` for what cannot be timed
     "Time `models` on `xb` in turns, round by round, at inference and after warm-up"
-    _check(models, n, warmup, threads)
+    _check(models, n=n, warmup=warmup, threads=threads)
     device = common_device(models, xb, device)
-    with evaluating(*models.values()), _threads(threads), _no_gc():
+    gc.collect()
+    with evaluating(*models.values()), _threads(threads), no_gc():
         xd = _to(xb, device)
         fastest = min(_warm(models, xd, device, warmup).values())
         reps = max(1, math.ceil(min_time/max(fastest, 1e-9)))
@@ -354,7 +373,9 @@ def bench(
         return Timings(times, machine(device), copies)
 
 # %% ../nbs/14_bench.ipynb #6f941dd1
-def _is_bn(m): return isinstance(m, nn.modules.batchnorm._BatchNorm) or type(m).__name__ in ('FrozenBatchNorm2d', 'FrozenBatchNormAct2d')
+_FROZEN = 'FrozenBatchNorm2d', 'FrozenBatchNormAct2d' # of torchvision and timm
+
+def _is_bn(m): return isinstance(m, nn.modules.batchnorm._BatchNorm) or type(m).__name__ in _FROZEN
 
 def _fill(layer, like, g):
     "A fresh weight and bias for `layer`, spread like those of `like`"
@@ -365,7 +386,7 @@ def _fill(layer, like, g):
 
 def without_bn(
     model:nn.Module, # Left as it is
-    like:nn.Module=None, # The folded model: layers have a bias where its layers have one, and weights as large. None: all have one
+    like:nn.Module=None, # The folded model: layers get a bias where it has one, and weights as large; None: all get one
 )->nn.Module:
     "A copy of `model` with its BatchNorm layers taken out: wrong answers, in the time a perfect fold would take"
     model, g = copy.deepcopy(model), torch.Generator().manual_seed(0)
@@ -375,10 +396,30 @@ def without_bn(
             setattr(model.get_submodule(parent), leaf, nn.Identity())
         elif isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):
             if like is not None: _fill(m, like.get_submodule(name), g)
-            elif m.bias is None: m.bias = nn.Parameter(m.weight.new_zeros(m.out_channels if hasattr(m, 'out_channels') else m.out_features))
+            elif m.bias is None:
+                n = m.out_features if isinstance(m, nn.Linear) else m.out_channels
+                m.bias = nn.Parameter(m.weight.new_zeros(n))
     return model
 
 # %% ../nbs/14_bench.ipynb #82f88e47
+class OnnxModel:
+    "An ONNX file, run by ONNX Runtime on the CPU; call it with tensors"
+    def __init__(self,
+        path # File
+    ):
+        import onnxruntime
+        self.path, opts = path, onnxruntime.SessionOptions()
+        opts.intra_op_num_threads, opts.log_severity_level = torch.get_num_threads(), 4
+        self.session = onnxruntime.InferenceSession(os.fspath(path), opts, providers=['CPUExecutionProvider'])
+        ends = self.session.get_inputs(), self.session.get_outputs()
+        self.inputs, self.outputs = ([(o.name, o.type, o.shape) for o in os] for os in ends)
+
+    def __call__(self, *xs):
+        feed = {name:x.detach().cpu().numpy() for (name,_,_),x in zip(self.inputs, xs)}
+        outs = [torch.from_numpy(o) for o in self.session.run(None, feed)]
+        return outs[0] if len(outs)==1 else tuple(outs)
+
+# %% ../nbs/14_bench.ipynb #54bc6f82
 def _eager(model, *xb): return model
 
 def _channels_last(model, *xb):
@@ -393,16 +434,11 @@ def _compiled(model, *xb):
     return torch.compile(copy.deepcopy(model).eval())
 
 def _onnx_runtime(model, *xb):
-    "`model` in ONNX Runtime, on as many threads as torch has"
-    import onnxruntime
+    "`model` in ONNX Runtime"
     with torch.no_grad(): program = torch.onnx.export(copy.deepcopy(model).eval(), xb, dynamo=True, verbose=False)
     with tempfile.TemporaryDirectory() as d:
         program.save(Path(d)/'m.onnx')
-        opts = onnxruntime.SessionOptions()
-        opts.intra_op_num_threads = torch.get_num_threads()
-        s = onnxruntime.InferenceSession(Path(d)/'m.onnx', opts, providers=['CPUExecutionProvider'])
-    names = [o.name for o in s.get_inputs()]
-    return lambda *xb: [torch.from_numpy(o) for o in s.run(None, {k: x.cpu().numpy() for k,x in zip(names, xb)})]
+        return OnnxModel(Path(d)/'m.onnx')
 
 ENGINES = {'eager': _eager, 'channels-last': _channels_last, 'torch.compile': _compiled, 'ONNX Runtime': _onnx_runtime}
 
@@ -418,11 +454,16 @@ def _hushed():
             yield
     finally: logging.disable(before)
 
+# %% ../nbs/14_bench.ipynb #166e5ab2
 def _same(want, got):
     "`ValueError` where outputs differ by more than rounding"
-    for w,g in zip(_tensors(want), _tensors(got), strict=True):
+    for w,g in zip(tensors_in(want), tensors_in(got), strict=True):
         off = (w.double().cpu()-g.double().cpu()).abs().max() / w.double().abs().max().cpu().clamp_min(1e-12)
         if not off <= 1e-2: raise ValueError(f'it answers otherwise (relative {off:.2g})')
+
+def _left_out(name, e):
+    "One line on why"
+    return f"{name} left out: {type(e).__name__}: {(str(e).strip() or 'no message').splitlines()[0]}"
 
 def _made(model, xb, kinds, say):
     "Name and callable of each engine that answers as `model` does, and a line for each that is left out"
@@ -435,7 +476,7 @@ def _made(model, xb, kinds, say):
                 f = ENGINES[k](model, *xb)
                 _same(want, f(*xb))
             out[k] = f
-        except Exception as e: notes.append(f"{k} left out: {type(e).__name__}: {(str(e).strip() or 'no message').splitlines()[0]}")
+        except Exception as e: notes.append(_left_out(k, e))
     return out, notes
 
 # %% ../nbs/14_bench.ipynb #7ec89e23
@@ -450,12 +491,11 @@ def engines(
     "Time `model` as it is, in channels-last order, compiled, and in ONNX Runtime"
     unknown = [k for k in kinds if k not in ENGINES]
     if unknown: raise ValueError(f"no engine {unknown[0]!r}; there are {', '.join(ENGINES)}")
-    made, notes = _made(getattr(model, 'model', model) if hasattr(model, 'dls') else model, xb, kinds, say)
+    made, notes = _made(model.model if hasattr(model, 'dls') else model, xb, kinds, say)
     say('timing')
     r = bench({**(also or {}), **made}, *xb, **{**dict(max_time=10), **kw})
-    first, *others = r.fastest
-    told = f"fastest: {first}" if not others else f"fastest: {', '.join(r.fastest)}, which cannot be told apart"
-    r.notes = [told if r.n >= 6 else 'fastest: too few rounds to tell', *notes]
+    fastest = ', '.join(r.fastest) + (', which cannot be told apart' if len(r.fastest) > 1 else '')
+    r.notes = [f"fastest: {fastest if r.n >= 6 else 'too few rounds to tell'}", *notes]
     return r
 
 # %% ../nbs/14_bench.ipynb #319d539c
@@ -479,10 +519,12 @@ def variants(
     say=print, # Told what was left out, and why
 )->dict: # Name and model, 'unfolded' first
     "`model` and copies of it: folded, folded by `torch.fx`, without BatchNorm"
-    makers, out = {'folded': _fold, 'torch.fx fuse': _fuse, 'no BatchNorm': lambda m, *xb: without_bn(m, like=out.get('folded'))}, {'unfolded': model}
+    out = {'unfolded': model}
+    def bare(model, *xb): return without_bn(model, like=out.get('folded'))
+    makers = {'folded': _fold, 'torch.fx fuse': _fuse, 'no BatchNorm': bare}
     for k in kinds:
         try: out[k] = makers[k](model, *xb)
-        except Exception as e: say(f'{k} left out: {type(e).__name__}: {e}'.splitlines()[0])
+        except Exception as e: say(_left_out(k, e))
     return out
 
 # %% ../nbs/14_bench.ipynb #4eda302f
@@ -504,14 +546,18 @@ def _find(path):
     module, _, name = path.rpartition('.')
     try: return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
-        raise SystemExit(f"--model {path}: {e}; give the dotted path of a function that makes a model, e.g. torchvision.models.resnet18") from e
+        way_out = 'give the dotted path of a function that makes a model, e.g. torchvision.models.resnet18'
+        raise SystemExit(f"--model {path}: {e}; {way_out}") from e
 
 def _parser():
     "The options of the command line"
-    p = argparse.ArgumentParser(prog='python -m fastai_bnfold.bench', description='Time a model unfolded, folded, and without BatchNorm, in turns.')
+    p = argparse.ArgumentParser(prog='python -m fastai_bnfold.bench',
+                                description='Time a model unfolded, folded, and without BatchNorm, in turns.')
     add = p.add_argument
-    add('--model', required=True, metavar='PATH', help='dotted path of a function that makes the model, e.g. torchvision.models.resnet18')
-    add('--shape', type=int, nargs='+', default=[1, 3, 224, 224], metavar='N', help='shape of the input (default: 1 3 224 224)')
+    add('--model', required=True, metavar='PATH',
+        help='dotted path of a function that makes the model, e.g. torchvision.models.resnet18')
+    add('--shape', type=int, nargs='+', default=[1, 3, 224, 224], metavar='N',
+        help='shape of the input (default: 1 3 224 224)')
     add('--device', default='cpu', help='where to time: cpu, cuda, cuda:1, mps (default: cpu)')
     add('--dtype', default='float32', choices=['float32', 'float16', 'bfloat16', 'float64'], help='of model and input')
     add('--threads', type=int, help='threads of torch (default: as many as it takes itself)')
@@ -532,7 +578,8 @@ def main(
         device, dtype = _real(a.device), getattr(torch, a.dtype)
         model = stir_bn(make()).eval().to(device, dtype)
         x = torch.randn(*a.shape, dtype=dtype)
-        r = bench(variants(model, x.to(device), say=say), x, n=a.n, warmup=a.warmup, threads=a.threads, max_time=a.max_time)
+        models = variants(model, x.to(device), say=say)
+        r = bench(models, x, n=a.n, warmup=a.warmup, threads=a.threads, max_time=a.max_time)
     except (ValueError, TypeError, RuntimeError) as e: raise SystemExit(f'{a.model}: {e}') from e
     if a.json: r.to_json(a.json)
     print(r)

@@ -77,7 +77,7 @@ def test_short_calls_are_repeated():
 def test_inputs_may_be_nested():
     Pair, d = namedtuple('Pair', 'a b'), torch.device('cpu')
     x = B._to((Pair(torch.ones(1), 2), [dict(k=torch.zeros(1))]), d)
-    assert isinstance(x[0], Pair) and x[0].b == 2 and len(B._tensors(x)) == 2
+    assert isinstance(x[0], Pair) and x[0].b == 2 and len(B.tensors_in(x)) == 2
     assert bench(dict(f=lambda p, q: p.a + q['k']), Pair(torch.ones(1), 2), dict(k=torch.zeros(1)), n=2).n == 2
 
 
