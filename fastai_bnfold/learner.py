@@ -20,7 +20,7 @@ from .report import FoldReport
 from .fold import BNFolder, twin
 from .bench import bench
 from .ops import tensors_in
-from .state import put_back
+from .state import keeper, put_back
 from fastcore.docments import docments
 from copy import deepcopy
 
@@ -34,12 +34,15 @@ def _valid(learn):
     "The validation data, or nothing"
     return learn.dls[1] if len(learn.dls.loaders)>1 else []
 
+def _own_data(learn):
+    "The first DataLoader that has data, those of validation before that of training; None without data"
+    loaders = learn.dls.loaders
+    return next((dl for dl in [*loaders[1:], *loaders[:1]] if len(dl)), None)
+
 def _batch(self, xb, dl=None):
     "Inputs to run the model on: `xb` if given, else a few items of `dl` or of the validation data"
     if xb: return xb
-    if dl is None:
-        own = self.dls[1:]+self.dls[:1] if len(self.dls.loaders) else []
-        dl = next((d for d in own if len(d)), None)
+    if dl is None: dl = _own_data(self)
     if dl is None:
         raise FoldError("this Learner has no data (was it loaded from an export?): pass a batch, `learn.fold_bn(x)`, "
                         "or `learn.fold_bn(dl=learn.dls.test_dl(items))`")
@@ -61,6 +64,17 @@ def _unnoticed(learn):
         set_random_states(**rng)
     with put_back(back): yield
 
+# %% ../nbs/16_learner.ipynb #c3753826
+@contextmanager
+def _as_it_was(learn):
+    "What predictions leave behind in the Learner and its callbacks is gone after; trackers and logs do not notice them"
+    backs = list(map(keeper, (learn, *learn.cbs)))
+    def back():
+        "Put it back"
+        for f in backs: f()
+    loud = [cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]
+    with put_back(back), learn.removed_cbs(loud): yield
+
 def _say(learn, text):
     "One line on what begins, where there are progress bars too"
     if hasattr(learn, 'progress'): learn.logger(text)
@@ -71,13 +85,9 @@ def _value(o):
     except (TypeError,ValueError,RuntimeError): return str(o.tolist() if hasattr(o, 'tolist') else o)
 
 def _metrics(learn):
-    "Name and value of the loss and each metric on the validation data; recorder, trackers and logs do not notice"
-    names,saved = ['valid_loss', *[m.name for m in learn.metrics]],dict(vars(learn.recorder))
-    def back():
-        "Put it back"
-        vars(learn.recorder).clear(); vars(learn.recorder).update(saved)
-    with put_back(back), learn.removed_cbs([cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]):
-        return list(zip(names, map(_value, learn.validate())))
+    "Name and value of the loss and each metric on the validation data"
+    names = ['valid_loss', *[m.name for m in learn.metrics]]
+    with _as_it_was(learn): return list(zip(names, map(_value, learn.validate())))
 
 # %% ../nbs/16_learner.ipynb #3600dce4
 class _Folded:
@@ -202,30 +212,34 @@ def unfold_bn(self:Learner,
     return self
 
 # %% ../nbs/16_learner.ipynb #995872be
+def _within(cls, name, around):
+    "Let method `name` of `cls` run within the context `around(self, kwargs)`; once, should this be loaded again"
+    method = getattr(cls, name)
+    done = getattr(method, '_bnfold_within', ())
+    if around.__name__ in done: return
+    @functools.wraps(method)
+    def _method(self, *args, **kwargs):
+        with around(self, kwargs): return method(self, *args, **kwargs)
+    _method._bnfold_within = (*done, around.__name__)
+    setattr(cls, name, _method)
+
 _message = ("this Learner is folded: its BatchNorm layers are gone and it would train badly. "
             "Call `learn.unfold_bn()` first (on the Learner that was folded: "
             "an export does not carry the unfolded weights), then train and fold again. "
             "To train the folded weights on purpose: `learn.fold_bn(trainable=True)`")
 
-def _stops_if_folded(f):
-    "Let training method `f` of a Learner stop on a folded one"
-    @functools.wraps(f)
-    def _f(self, *args, **kwargs):
-        if _flag(self.model): raise FoldError(_message)
-        return f(self, *args, **kwargs)
-    _f.stops_if_folded = True
-    return _f
+@contextmanager
+def _stops_if_folded(learn, kwargs):
+    "FoldError before anything is trained"
+    if _flag(learn.model): raise FoldError(_message)
+    yield
 
-for _n in 'fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune lr_find'.split():
-    _m = getattr(Learner, _n)
-    if not hasattr(_m, 'stops_if_folded'): setattr(Learner, _n, _stops_if_folded(_m))
+for _n in 'fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune lr_find'.split(): _within(Learner, _n, _stops_if_folded)
 
 # %% ../nbs/16_learner.ipynb #8ea7530a
-def _bn_prefixes(keys): return {k[:-len('running_mean')] for k in keys if k.endswith('running_mean')}
-
 def _only_bn_differs(more, fewer):
     "Is `fewer` what is left of the keys `more` once some BatchNorms are folded?"
-    bns = tuple(_bn_prefixes(more-fewer))
+    bns = tuple(k.removesuffix('running_mean') for k in more-fewer if k.endswith('running_mean'))
     return bool(bns) and all(k.startswith(bns) for k in more-fewer) and all(k.endswith('bias') for k in fewer-more)
 
 def _check_keys(model, state, *args):
@@ -235,20 +249,17 @@ def _check_keys(model, state, *args):
         raise FoldError("the checkpoint is of an unfolded model and this one is folded: "
                         "call `learn.unfold_bn()`, load, then `learn.fold_bn()`")
     if _only_bn_differs(have, got):
-        raise FoldError("the checkpoint is of a folded model and this one is not: call `learn.fold_bn()` first, then load")
+        raise FoldError("the checkpoint is of a folded model and this one is not: "
+                        "call `learn.fold_bn()` first, then load")
 
-def _checks_keys(f):
-    "Let method `f`, which loads a checkpoint, compare the keys first"
-    @functools.wraps(f)
-    def _f(self, *args, **kwargs):
-        h = get_model(self.model).register_load_state_dict_pre_hook(_check_keys)
-        try: return f(self, *args, **kwargs)
-        finally: h.remove()
-    _f.checks_keys = True
-    return _f
+@contextmanager
+def _checks_keys(learn, kwargs):
+    "The keys of a checkpoint are compared first"
+    hook = get_model(learn.model).register_load_state_dict_pre_hook(_check_keys)
+    try: yield
+    finally: hook.remove()
 
-for _c in (Learner, TextLearner):
-    if not hasattr(_c.load, 'checks_keys'): _c.load = _checks_keys(_c.load)
+for _c in (Learner, TextLearner): _within(_c, 'load', _checks_keys)
 
 # %% ../nbs/16_learner.ipynb #79922b83
 class BNFoldCallback(Callback):
@@ -288,22 +299,18 @@ class BNFoldCallback(Callback):
         return new
 
 # %% ../nbs/16_learner.ipynb #b398d02a
-def _folds_at_its_end(f):
-    "Let method `f`, which fits several times, fold only when it is done"
-    @functools.wraps(f)
-    def _f(self, *args, **kwargs):
-        cbs = [cb for cb in L(kwargs.get('cbs'))+self.cbs if isinstance(cb, BNFoldCallback)]
-        for cb in cbs: cb.hold = True
-        try: res = f(self, *args, **kwargs)
-        finally:
-            for cb in cbs: cb.hold = False
-        for cb in cbs:
-            if cb.trained: cb.fold(self)
-        return res
-    _f.stops_if_folded = _f.folds_at_its_end = True
-    return _f
+@contextmanager
+def _folds_at_its_end(learn, kwargs):
+    "The callbacks of a method that fits several times fold only when it is done"
+    cbs = [cb for cb in L(kwargs.get('cbs'))+learn.cbs if isinstance(cb, BNFoldCallback)]
+    for cb in cbs: cb.hold = True
+    try: yield
+    finally:
+        for cb in cbs: cb.hold = False
+    for cb in cbs:
+        if cb.trained: cb.fold(learn)
 
-if not hasattr(Learner.fine_tune, 'folds_at_its_end'): Learner.fine_tune = _folds_at_its_end(Learner.fine_tune)
+_within(Learner, 'fine_tune', _folds_at_its_end)
 
 # %% ../nbs/16_learner.ipynb #ac2074d0
 def documented(f):
