@@ -9,5 +9,5 @@ from .bench import bench, engines, Timings
 from .learner import BNFoldCallback
 from .deploy import ExportError, ExportReport
 
-__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'register_op', 'FoldReport', 'BNFolder', 'Collapsed', 'bench', 'engines', 'Timings', 'BNFoldCallback',
-           'ExportError', 'ExportReport']
+__all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'register_op', 'FoldReport', 'BNFolder', 'Collapsed',
+           'bench', 'engines', 'Timings', 'BNFoldCallback', 'ExportError', 'ExportReport']

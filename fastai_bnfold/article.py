@@ -21,15 +21,16 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 from .learner import *
 from .bench import _made, bench, human
-from .report import as_html, as_text
-from .report import FoldReport
+from .report import FoldReport, as_html, as_text
 import torchvision
 from matplotlib.figure import Figure
 
 # %% ../nbs/19_article.ipynb #8d25ebc3
 ARTICLE = dict(
-    vgg16_bn=dict(params=(134_309_962, 134_301_514), ms=(2.77, 2.41), loss=(0.955824, 0.9558241), accuracy=(0.684076, 0.6841)),
-    resnet50=dict(params=(23_528_522, 23_501_962), ms=(6.17, 4.47), loss=(0.793130, 0.7931296), accuracy=(0.740892, 0.7409)))
+    vgg16_bn=dict(params=(134_309_962, 134_301_514), ms=(2.77, 2.41),
+                  loss=(0.955824, 0.9558241), accuracy=(0.684076, 0.6841)),
+    resnet50=dict(params=(23_528_522, 23_501_962), ms=(6.17, 4.47),
+                  loss=(0.793130, 0.7931296), accuracy=(0.740892, 0.7409)))
 
 # %% ../nbs/19_article.ipynb #ad8c17f8
 LAYOUT = "a folder in Imagenette's layout (train/<class>/*, val/<class>/*)"
@@ -56,7 +57,8 @@ def check_folder(
     if not path.exists(): raise InputError(f"no folder {str(path)!r}; give digits, imagenette or {LAYOUT}")
     if not path.is_dir(): raise InputError(f"{path} is a file; give digits, imagenette or {LAYOUT}")
     train, val = (class_files(path, o) for o in ('train', 'val'))
-    if len(train) < 2: raise InputError(f"{path}/train has 1 class, {first(train)!r}; give 2 or more, the article has 10")
+    if len(train) < 2:
+        raise InputError(f"{path}/train has 1 class, {first(train)!r}; give 2 or more, the article has 10")
     unknown = sorted(set(val) - set(train))
     if unknown: raise InputError(f"class {unknown[0]!r} is in {path}/val and not in train/; give both the same classes")
     bad = first(f for o in (train, val) for fs in o.values() for f in fs if not verify_image(f))
@@ -84,12 +86,14 @@ def write_digits(
 # %% ../nbs/19_article.ipynb #a9a8b6fd
 def fetch_imagenette()->Path: # Raises `InputError` where it cannot be had
     "Imagenette in its 160 px version, downloaded unless it is there already"
-    url, have = URLs.IMAGENETTE_160, [fastai_path('archive')/'imagenette2-160.tgz', fastai_path('data')/'imagenette2-160']
+    url, name = URLs.IMAGENETTE_160, 'imagenette2-160'
+    have = (fastai_path('archive')/f'{name}.tgz').exists() or (fastai_path('data')/name).exists()
     try:
-        if not any(o.exists() for o in have): urlopen(Request(url, method='HEAD'), timeout=30).close()
+        if not have: urlopen(Request(url, method='HEAD'), timeout=30).close()
         return untar_data(url)
     except Exception as e: # of urllib, tarfile and fastdownload, which raises a bare Exception
-        raise InputError(f"cannot fetch Imagenette from {url} ({getattr(e, 'reason', e)}); connect to the network, or give digits or {LAYOUT}") from e
+        why = f"cannot fetch Imagenette from {url} ({getattr(e, 'reason', e)})"
+        raise InputError(f"{why}; connect to the network, or give digits or {LAYOUT}") from e
 
 # %% ../nbs/19_article.ipynb #f4423f0b
 class Source(NamedTuple):
@@ -106,7 +110,8 @@ def find_data(
     "The images that `data` names, checked"
     if data == 'digits':
         path, size = write_digits(Path(out)/'digits', n), 32
-        about = f"scikit-learn's handwritten digits ({n or 1797:,} images, 10 classes), brought to 32 px; for the article's own data give imagenette"
+        about = (f"scikit-learn's handwritten digits ({n or 1797:,} images, 10 classes), brought to 32 px; "
+                 "for the article's own data give imagenette")
     elif data == 'imagenette': path, size, about = fetch_imagenette(), 160, "Imagenette, 160 px, as in the article"
     else: path, size, about = Path(data).expanduser(), 160, f"the images in {data}, brought to 160 px"
     classes = check_folder(path)
@@ -122,7 +127,8 @@ def get_dls(
     set_seed(42) # the order of the images is drawn here
     n = len(get_image_files(src.path/'train'))
     workers = 0 if src.size <= 64 else defaults.cpus
-    return ImageDataLoaders.from_folder(src.path, valid='val', item_tfms=Resize(src.size), bs=min(bs, n), num_workers=workers)
+    return ImageDataLoaders.from_folder(src.path, valid='val', item_tfms=Resize(src.size), bs=min(bs, n),
+                                        num_workers=workers)
 
 # %% ../nbs/19_article.ipynb #36044fe2
 adam = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-5, weight_decay=.01, fused=True)
@@ -174,26 +180,27 @@ def article_rows(
     if name not in ARTICLE: return {}
     a = ARTICLE[name]
     pair = lambda k, f='': f'{a[k][0]:{f}} → {a[k][1]:{f}}'
-    return {'parameters': pair('params', ','), 'one image, its GPU': f"{pair('ms')} ms (ratio {a['ms'][1]/a['ms'][0]:.2f})",
+    ms = f"{pair('ms')} ms (ratio {a['ms'][1]/a['ms'][0]:.2f})"
+    return {'parameters': pair('params', ','), 'one image, its GPU': ms,
             'valid_loss': pair('loss'), 'accuracy': pair('accuracy')}
 
 # %% ../nbs/19_article.ipynb #3dc43f16
 def _timing_row(what, t, name):
     "Cells on one image by `name`"
-    r, lo, hi = t.ratio(name)
-    return what, human(t.median('unfolded')), human(t.median(name)), f'ratio {r:.3f} ({lo:.3f} to {hi:.3f}), {t.verdict(name)}'
+    return what, human(t.median('unfolded')), human(t.median(name)), f'ratio {t.told(name)}, {t.verdict(name)}'
 
 def _timing_rows(times):
     "Rows on one image of each size: folded, then the same in ONNX Runtime"
-    rows = [_timing_row(f'one image, {s} px', t, 'folded') for s,t in times.items()]
-    return rows + [_timing_row(f'one image, {s} px, ONNX Runtime', t, 'ONNX Runtime') for s,t in times.items() if 'ONNX Runtime' in t.names]
+    ways = ('folded', ''), ('ONNX Runtime', ', ONNX Runtime')
+    return [_timing_row(f'one image, {size} px{more}', t, name)
+            for name,more in ways for size,t in times.items() if name in t.names]
 
 @dataclass(repr=False)
 class Result:
     "One network of the article, as measured here"
     name:str # Of the network; finds the article's figures
     report:FoldReport # Of `fold_bn(validate=True)`
-    times:dict=field(default_factory=dict) # Size and `Timings` of 'unfolded', 'folded' and, where it could be had, 'ONNX Runtime'
+    times:dict=field(default_factory=dict) # Size and `Timings`: 'unfolded', 'folded', 'ONNX Runtime' if it is there
 
     def rows(self):
         "Cells of the table: what, before, after, change, the article's"
@@ -236,7 +243,8 @@ def run_net(
     learn.opt = None
     unfolded = deepcopy(learn.model)
     report = learn.fold_bn(validate=True)
-    return Result(name, report, time_nets(dict(unfolded=unfolded, folded=learn.model), dls, [size, 224], progress_bar, n=rounds, max_time=20))
+    both = dict(unfolded=unfolded, folded=learn.model)
+    return Result(name, report, time_nets(both, dls, [size, 224], progress_bar, n=rounds, max_time=20))
 
 # %% ../nbs/19_article.ipynb #563e094c
 def run_nets(
@@ -257,7 +265,8 @@ def run_nets(
 # %% ../nbs/19_article.ipynb #0fc19a2b
 def _parser():
     "The options of the command line"
-    p = argparse.ArgumentParser(prog='python -m fastai_bnfold.article', description='Train the networks of the article, fold their BatchNorm layers, compare.')
+    p = argparse.ArgumentParser(prog='python -m fastai_bnfold.article',
+                                description='Train the networks of the article, fold their BatchNorm layers, compare.')
     add = p.add_argument
     add('--data', default='digits', help=f'digits, imagenette, or {LAYOUT} (default: digits)')
     add('--nets', nargs='+', default=list(NETS), metavar='NET', help=f'which of {", ".join(NETS)} (default: all)')
@@ -271,7 +280,8 @@ def _check_args(a, nets):
     if unknown: raise InputError(f"no network {unknown!r} in the article; choose from {', '.join(nets)}")
     if a.epochs < 1: raise InputError(f"{a.epochs} epochs train nothing; give 1 or more")
     try: (a.out/'.writable').mk_write(''), (a.out/'.writable').unlink()
-    except OSError as e: raise InputError(f"cannot write to {a.out} ({e.strerror}); give another folder with --out") from e
+    except OSError as e:
+        raise InputError(f"cannot write to {a.out} ({e.strerror}); give another folder with --out") from e
 
 # %% ../nbs/19_article.ipynb #09d61715
 def main(

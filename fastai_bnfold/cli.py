@@ -6,8 +6,8 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/cli.html.md"""
 
 # %% auto #0
 __all__ = ['DONE', 'USAGE', 'REFUSED', 'UNWRITTEN', 'STOPPED', 'Stop', 'say', 'parser', 'parse', 'target', 'check_model',
-           'check_out', 'load', 'rows', 'table', 'files', 'as_items', 'data', 'write', 'fold', 'keeping', 'to_onnx',
-           'compare_engines', 'run', 'bnfold']
+           'check_out', 'load', 'rows', 'table', 'files', 'as_items', 'data', 'write', 'keeping', 'told', 'fold',
+           'to_onnx', 'compare_engines', 'run', 'bnfold']
 
 # %% ../nbs/18_cli.ipynb #199284e0
 import argparse, csv, functools, io, os, shutil, sys, tempfile, warnings
@@ -71,32 +71,42 @@ class _Parser(argparse.ArgumentParser):
         raise Stop(f'{message}; `bnfold --help` shows how it is used')
 
 # %% ../nbs/18_cli.ipynb #a148c5a7
+_flags = dict(
+    plan='print what would be folded and what kept, and why; write nothing',
+    collapse='also make one convolution of parallel ones that are added up',
+    force='replace the file that is written to, if it exists (never MODEL.pkl)',
+    timeit='also time one item, before and after',
+    onnx='write MODEL.onnx instead: folded, verified, for ONNX Runtime',
+    engines='time the folded model in PyTorch, channels-last, compiled and in ONNX Runtime; write nothing')
+
 def parser()->argparse.ArgumentParser:
     "What `bnfold` understands"
     p = _Parser('bnfold', description=_about, epilog=_more, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('model', type=Path, metavar='MODEL.pkl', help='a file made by `learn.export()`')
-    p.add_argument('--item', action='append', default=[], metavar='ITEM', help='something to predict, to run the model on; may be given any number of times')
-    p.add_argument('--plan', action='store_true', help='print what would be folded and what kept, and why; write nothing')
-    p.add_argument('--keep', action='append', default=[], metavar='PATTERN', help='BatchNorm layers to leave alone, by path or pattern; may be given any number of times')
-    p.add_argument('--collapse', action='store_true', help='also make one convolution of parallel ones that are added up')
+    p.add_argument('--item', action='append', default=[], metavar='ITEM',
+                   help='something to predict, to run the model on; may be given any number of times')
+    p.add_argument('--keep', action='append', default=[], metavar='PATTERN',
+                   help='BatchNorm layers to leave alone, by path or pattern; may be given any number of times')
     p.add_argument('--out', type=Path, metavar='FILE', help='write to FILE instead')
-    p.add_argument('--force', action='store_true', help='replace the file that is written to, if it exists (never MODEL.pkl)')
-    p.add_argument('--timeit', action='store_true', help='also time one item, before and after')
-    p.add_argument('--onnx', action='store_true', help='write MODEL.onnx instead: folded, verified, for ONNX Runtime')
-    p.add_argument('--engines', action='store_true', help='time the folded model in PyTorch, channels-last, compiled and in ONNX Runtime; write nothing')
+    for name,what in _flags.items(): p.add_argument(f'--{name}', action='store_true', help=what)
     p.add_argument('--version', action='version', version=f'bnfold {__version__}')
     return p
+
+# %% ../nbs/18_cli.ipynb #6dd08965
+_clashes = dict(plan=('writes nothing and times nothing', ('out','force','timeit','collapse','onnx','engines')),
+                engines=('writes nothing and times all', ('out','force','timeit','onnx')))
 
 def parse(
     argv:list|None=None # By default those of the process
 )->argparse.Namespace: # Stop if they make no sense
     "The arguments, checked as far as they can be without a file"
     a = parser().parse_args(argv)
-    if not a.item: raise Stop('no item given: a fold is decided and checked on real inputs, so pass at least one, as in `--item cat.jpg`')
-    given = [o for o in ('--out', '--force', '--timeit', '--collapse', '--onnx', '--engines') if getattr(a, o[2:])]
-    clash = {'--plan':('writes nothing and times nothing', given), '--engines':('writes nothing and times all', [o for o in given if o in ('--out','--force','--timeit','--onnx')])}
-    for flag,(what,extra) in clash.items():
-        if getattr(a, flag[2:]) and extra: raise Stop(f'{flag} {what}: leave out {" and ".join(extra)}, or {flag}')
+    if not a.item:
+        raise Stop('no item given: a fold is decided and checked on real inputs, so pass at least one, '
+                   'as in `--item cat.jpg`')
+    for name,(what,others) in _clashes.items():
+        extra = ' and '.join(f'--{o}' for o in others if getattr(a, o))
+        if getattr(a, name) and extra: raise Stop(f'--{name} {what}: leave out {extra}, or --{name}')
     return a
 
 # %% ../nbs/18_cli.ipynb #fcb5b411
@@ -106,14 +116,18 @@ def target(
     onnx:bool=False # Is it an ONNX file?
 )->Path:
     "Where the result goes"
-    return out if out is not None else model.with_suffix('.onnx') if onnx else model.with_name(f'{model.stem}_folded{model.suffix}')
+    if out is not None: return out
+    return model.with_suffix('.onnx') if onnx else model.with_name(f'{model.stem}_folded{model.suffix}')
 
+# %% ../nbs/18_cli.ipynb #d680637c
 def _usable(f):
     "Let check `f` of names stop, not fail, where the system does not take one"
     @functools.wraps(f)
     def _f(*args, **kwargs):
         try: return f(*args, **kwargs)
-        except OSError as e: raise Stop(f"{str(e.filename)[:80]!r}{'...' if len(str(e.filename))>80 else ''}: {e.strerror}; choose another name") from e
+        except OSError as e:
+            name = str(e.filename)
+            raise Stop(f"{name[:80]!r}{'...' if len(name)>80 else ''}: {e.strerror}; choose another name") from e
     return _f
 
 def _exists(path):
@@ -133,7 +147,8 @@ def check_out(model, out, force):
     there = _exists(out)
     if not out.parent.is_dir(): raise Stop(f'{out}: there is no folder {out.parent}; make it, or choose another --out')
     if out.is_dir(): raise Stop(f'{out} is a folder; pass a file name to --out')
-    if there and out.samefile(model): raise Stop(f'{out} is the model itself, which is never overwritten; choose another --out')
+    if there and out.samefile(model):
+        raise Stop(f'{out} is the model itself, which is never overwritten; choose another --out')
     if os.path.lexists(out) and not force: raise Stop(f'{out} exists; replace it with --force, or choose another --out')
 
 # %% ../nbs/18_cli.ipynb #bef3539d
@@ -141,7 +156,8 @@ def _load(model):
     import torch
     from fastai.learner import load_learner
     try: return load_learner(model)
-    except UnboundLocalError: return torch.load(model, map_location='cpu', weights_only=False) # fastai loses an ImportError: this raises it
+    except UnboundLocalError: # fastai loses an ImportError: this raises it
+        return torch.load(model, map_location='cpu', weights_only=False)
 
 def _held(model):
     "What a file holds that is no exported Learner, in words; None if it cannot be loaded at all"
@@ -149,22 +165,29 @@ def _held(model):
     try: o = torch.load(model, map_location='cpu', weights_only=False)
     except Exception: return None
     o = o.get('model', o) if isinstance(o, dict) else o
-    if isinstance(o, dict) and o and all(isinstance(v, torch.Tensor) for v in o.values()): return 'a state dict, which is weights without a model'
+    weights = isinstance(o, dict) and o and all(isinstance(v, torch.Tensor) for v in o.values())
+    if weights: return 'a state dict, which is weights without a model'
     return f'a {type(o).__name__}'
 
+# %% ../nbs/18_cli.ipynb #8454c3ca
 def load(
     model:Path # Made by `learn.export()`; code in it is run
 ): # A Learner on the CPU, or Stop
     "The exported Learner"
     from fastai.learner import Learner # here, so that `--help` and usage errors come at once
-    try: learn = _load(model)
-    except ImportError as e: raise Stop(f'{model} needs a module that is not found ({e}); install it, or set PYTHONPATH to the folder that it is in') from e
+    try: learn,error = _load(model),None
+    except ImportError as e:
+        raise Stop(f'{model} needs a module that is not found ({e}); install it, '
+                   'or set PYTHONPATH to the folder that it is in') from e
     except Exception as e: learn,error = None,e
     if isinstance(learn, Learner): return learn
-    held = _held(model)
-    if held and 'state dict' in held: raise Stop(f'{model} holds {held}; load it into its Learner, then `learn.export()`, and pass that file')
-    if held: raise Stop(f'{model} holds {held}, not a Learner; pass a file made by `learn.export()`')
-    raise Stop(f'{model} does not load as an exported Learner ({_cause(error)}); pass a file made by `learn.export()` with a version of fastai like this one') from error
+    held,made = _held(model),'pass a file made by `learn.export()`'
+    if not held:
+        why = f'{model} does not load as an exported Learner ({_cause(error)})'
+        raise Stop(f'{why}; {made} with a version of fastai like this one') from error
+    if 'state dict' in held:
+        raise Stop(f'{model} holds {held}; load it into its Learner, then `learn.export()`, and pass that file')
+    raise Stop(f'{model} holds {held}, not a Learner; {made}')
 
 # %% ../nbs/18_cli.ipynb #23616b0c
 def rows(
@@ -175,12 +198,15 @@ def rows(
     if os.path.isfile(item): src = item
     else:
         fields = [o.partition(':') for o in next(csv.reader([item]), [])]
-        if not fields or not all(k and c for k,c,_ in fields): raise Stop(f'item {item!r} is neither a CSV file nor a row; write one as `column:value,column:value`')
+        if not fields or not all(k and c for k,c,_ in fields):
+            raise Stop(f'item {item!r} is neither a CSV file nor a row; write one as `column:value,column:value`')
         src = io.StringIO()
         csv.writer(src).writerows(zip(*[(k.strip(), v.strip()) for k,_,v in fields]))
         src.seek(0)
     try: df = pd.read_csv(src)
-    except Exception as e: raise Stop(f'item {item!r} cannot be read as CSV ({_cause(e)}); it needs a header and rows separated by commas') from e
+    except Exception as e:
+        why = f'item {item!r} cannot be read as CSV ({_cause(e)})'
+        raise Stop(f'{why}; it needs a header and rows separated by commas') from e
     if not len(df): raise Stop(f'item {item!r} has a header and no row; add at least one')
     return df
 
@@ -198,7 +224,9 @@ def table(
     if lack: raise Stop(f'the items have no column {", ".join(lack)}; the model needs {", ".join(need)}')
     for n in ds.cont_names:
         bad = df[n][pd.to_numeric(df[n], errors='coerce').isna() & df[n].notna()]
-        if len(bad): raise Stop(f'column {n} has {bad.iloc[0]!r} where the model needs a number; write one, or nothing for a missing value')
+        if len(bad):
+            raise Stop(f'column {n} has {bad.iloc[0]!r} where the model needs a number; '
+                       'write one, or nothing for a missing value')
     return df[need]
 
 # %% ../nbs/18_cli.ipynb #6487fd6e
@@ -212,7 +240,8 @@ def files(
 )->list: # As `Path` or `str`, whichever the Learner's data is made from, or Stop
     "The files that `items` name"
     for o in items:
-        if not os.path.isfile(o): raise Stop(f'item {o!r}: no such file; pass the path of something that the model predicts')
+        if not os.path.isfile(o):
+            raise Stop(f'item {o!r}: no such file; pass the path of something that the model predicts')
     try: learn.dls.test_dl([Path(items[0])], num_workers=0)
     except AssertionError: return items # `infer_idx` knows no Path
     return [Path(o) for o in items]
@@ -267,12 +296,19 @@ def write(
         check_out(model, out, force) # again: folding took a while
         os.replace(part, out)
     except Stop: raise
-    except Exception as e: raise Stop(f'{out} could not be written ({_cause(e)}); nothing was left behind', UNWRITTEN) from e
+    except Exception as e:
+        raise Stop(f'{out} could not be written ({_cause(e)}); nothing was left behind', UNWRITTEN) from e
     finally:
         if part and os.path.exists(part): os.remove(part)
 
 # %% ../nbs/18_cli.ipynb #018e9373
-def _folded_before(learn): return '_bn_folded' in vars(learn) # pickled as None
+def keeping(a):
+    "The options for what is to stay"
+    return dict(keep=a.keep) if a.keep else {}
+
+def told(report, a, out):
+    "Print the report, and what was written"
+    print(f'{report}\n\nwrote {out}: {out.stat().st_size:,} bytes, {a.model.name} has {a.model.stat().st_size:,}')
 
 def fold(
     learn, # An exported Learner
@@ -280,16 +316,13 @@ def fold(
     a:argparse.Namespace # From `parse`
 ):
     "Fold, write, report"
-    out,was = target(a.model, a.out),_folded_before(learn)
+    out,was = target(a.model, a.out),'_bn_folded' in vars(learn) # pickled as None
     say('folding and timing' if a.timeit else 'folding')
     report = learn.fold_bn(dl=dl, timeit=a.timeit, collapse=a.collapse, undo=False, **keeping(a))
-    if was and not (a.out or report.plan.folded or report.collapsed): return print(f'{report}\n\n{a.model} is folded already; nothing was written')
+    if was and not (a.out or report.plan.folded or report.collapsed):
+        return print(f'{report}\n\n{a.model} is folded already; nothing was written')
     write(learn.export, a.model, out, a.force)
-    print(f'{report}\n\nwrote {out}: {out.stat().st_size:,} bytes, {a.model.name} has {a.model.stat().st_size:,}')
-
-def keeping(a):
-    "The options for what is to stay"
-    return dict(keep=a.keep) if a.keep else {}
+    told(report, a, out)
 
 # %% ../nbs/18_cli.ipynb #d943465a
 def to_onnx(
@@ -306,7 +339,7 @@ def to_onnx(
         except (ExportError, FoldError) as e: raise Stop(f'{a.model} is not exported: {e}', REFUSED) from e
     write(make, a.model, out, a.force)
     reports[0].path = str(out)
-    print(f'{reports[0]}\n\nwrote {out}: {out.stat().st_size:,} bytes, {a.model.name} has {a.model.stat().st_size:,}')
+    told(reports[0], a, out)
 
 def compare_engines(
     learn, # An exported Learner
