@@ -375,6 +375,13 @@ def _why(plan, most, width):
     return lines + ([f'and {len(groups)-most} more reasons'] if len(groups)>most else [])
 
 # %% ../nbs/11_report.ipynb #7f019a2d
+def _written(ax, title, labels, why):
+    "Title above, the name of each row beside it, the reasons below"
+    ax.set_yticks([*labels], [*labels.values()])
+    ax.set_title(title, loc='left', color=_INK, fontsize=10); ax.set_anchor('W')
+    _bare(ax).spines['bottom'].set_visible(False)
+    if why: ax.set_xlabel('\n'.join(why), loc='left', fontsize=8)
+
 def _legend(fig, plan, where):
     "What the colours mean, below all else"
     from matplotlib.patches import Patch
@@ -406,9 +413,6 @@ def plot(self:FoldPlan,
     fig.patch.set_alpha(0)
     _cells(ax, self, where); _lines(ax, self, where)
     ax.set(xlim=(-.6,max(cols,(wide-left)/.2)-.4), ylim=(end+1,1.1), xticks=[], aspect='equal')
-    ax.set_yticks([*labels], [*labels.values()])
-    ax.set_title(self.summary, loc='left', color=_INK, fontsize=10); ax.set_anchor('W')
-    _bare(ax).spines['bottom'].set_visible(False)
-    if why: ax.set_xlabel('\n'.join(why), loc='left', fontsize=8)
+    _written(ax, self.summary, labels, why)
     _legend(fig, self, where)
     return fig
