@@ -107,7 +107,7 @@ FREE = dict(image={0:'batch', 1:'height', 2:'width'}, tokens={0:'batch', 1:'leng
 def _kind(x):
     "What input `x` of a batch is, before `after_batch`"
     if isinstance(x, TensorImageBase) and x.dtype==torch.uint8 and x.dim()==4: return 'image'
-    return 'input' if x.is_floating_point() else 'tokens'
+    return 'input' if x.is_floating_point() or x.dim()<2 else 'tokens'
 
 class TensorInputs(nn.Module):
     "Pictures as bytes `(N, height, width, channels)`, other tensors as they are"

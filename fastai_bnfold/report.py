@@ -10,7 +10,7 @@ __all__ = ['COLORS', 'as_text', 'as_html', 'grouped', 'FoldReport', 'stages']
 # %% ../nbs/11_report.ipynb #62aea7b9
 import html, re, textwrap
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 from fastcore.basics import patch
 from .ops import KINDS
 from .plan import FoldPlan
@@ -305,16 +305,15 @@ def plot(self:FoldReport,
     return fig
 
 # %% ../nbs/11_report.ipynb #d0e80603
+def _stage_name(path, layers):
+    "The shortest start of `path` that at most half of the layers share"
+    *shorter,whole = accumulate(path.split('.'), '{}.{}'.format)
+    few = (o for o in shorter if sum(q.startswith(o+'.') for q in layers)<=len(layers)/2)
+    return next(few, shorter[-1] if shorter else whole)
+
 def _stage_names(layers):
-    "Stage of each layer: the shortest start of its path with at most half of them; its path, if others go on there"
-    def start(path, depth):
-        "The first parts of a path"
-        return '.'.join(path.split('.')[:depth])
-    names = {}
-    for p in layers:
-        depth,parts = 1,p.count('.')
-        while depth<parts and sum(q.startswith(start(p, depth)+'.') for q in layers)>len(layers)/2: depth += 1
-        names[p] = start(p, depth)
+    "The stage of each layer; its whole path, if others go on behind the same name"
+    names = {p:_stage_name(p, layers) for p in layers}
     deeper = {n[:i] for n in names.values() for i,c in enumerate(n) if c=='.'}
     return {p:p if n in deeper else n for p,n in names.items()}
 

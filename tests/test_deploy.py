@@ -253,3 +253,21 @@ def test_metadata(made, tmp_path):
     about = OnnxModel(tmp_path/'m.onnx').about
     assert about['vocab'] == ['cat', 'dog'] and about['size'] == [32, 32] and set(about['versions']) == {'fastai_bnfold', 'fastai', 'torch'}
     assert str(Path(torch.__file__).parent).encode() not in (tmp_path/'m.onnx').read_bytes()
+
+# ---------------------------------------------------------------- inputs of other kinds
+class Tagged(nn.Module):
+    "A picture's numbers and the number of a kind"
+    def __init__(self): super().__init__(); self.kinds, self.lin = nn.Embedding(4, 3), nn.Linear(6, 2)
+    def forward(self, x, kind): return self.lin(x) + self.kinds(kind).sum(1, keepdim=True)
+
+def test_a_number_an_item(tmp_path):
+    "A whole number for each item is no text"
+    x = torch.randn(2, 6), torch.tensor([1, 3])
+    graph = deploy.Deployed(deploy.TensorInputs([], x), Tagged().eval(), lambda o: o)
+    there = deploy.best_export(graph, x, tmp_path/'m.onnx')
+    assert [o[2] for o in there.inputs] == [['batch', 6], ['batch']]
+
+def test_texts_of_one_length(tmp_path):
+    x = torch.zeros(2, 5).long(),
+    graph = deploy.Deployed(deploy.TensorInputs([], x), nn.Sequential(nn.Embedding(9, 1), nn.Flatten(), nn.Linear(5, 2)).eval(), lambda o: o)
+    with pytest.raises(ExportError, match='texts of one length only'): deploy.best_export(graph, x, tmp_path/'m.onnx')
