@@ -19,7 +19,6 @@ from .plan import FoldError, FoldPlan
 from .report import FoldReport
 from .fold import BNFolder, twin
 from .bench import bench
-from .ops import tensors_in
 from .state import keeper, put_back
 from fastcore.docments import docments
 from copy import deepcopy
