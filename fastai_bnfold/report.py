@@ -300,7 +300,7 @@ def plot(self:FoldReport,
     fig.get_layout_engine().set(wspace=.08)
     _bars(axs[0], 'BatchNorm layers', self.bn_before, self.bn_after)
     _bars(axs[1], 'parameters', self.params_before, self.params_after)
-    if n==3: self.times.plot(axs[2]).set_title('one item')
+    if n==3: self.times.plot(axs[2]).set_title('one item', fontsize=10)
     if self.speed: fig.suptitle(self.speed, color=_INK, fontsize=11)
     return fig
 
