@@ -19,7 +19,7 @@ from .plan import FoldError, FoldPlan
 from .report import FoldReport
 from .fold import BNFolder, twin
 from .bench import bench
-from .state import keeper, put_back
+from .state import put_back
 from fastcore.docments import docments
 from copy import deepcopy
 
@@ -67,10 +67,10 @@ def _unnoticed(learn):
 @contextmanager
 def _as_it_was(learn):
     "What predictions leave behind in the Learner and its callbacks is gone after; trackers and logs do not notice them"
-    backs = list(map(keeper, (learn, *learn.cbs)))
+    saved = [(vars(o), dict(vars(o))) for o in (learn, *learn.cbs)]
     def back():
         "Put it back"
-        for f in backs: f()
+        for attrs,was in saved: attrs.clear(); attrs.update(was)
     loud = [cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]
     with put_back(back), learn.removed_cbs(loud): yield
 
