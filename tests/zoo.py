@@ -173,20 +173,20 @@ def timm_models():
 
 LIBRARIES = dict(smp='segmentation_models_pytorch', tsai='tsai', transformers='transformers')  # sets of libraries that `make setup` does not install
 MOST = 60_000_000  # parameters: in float64, with copies, larger models take a small machine too long
-large = []  # names left out for that
+large = []  # names left out for that, or because they take only images of 384 pixels and more
 
 
 def timm_all():
-    "Every timm model with BatchNorm and up to `MOST` parameters; those of one input size in that, the others at 64 pixels"
+    "Every timm model with BatchNorm that is not too large; those of one input size in that, the others at 64 pixels"
     import timm
     for family in timm.list_modules():
         for name in timm.list_models(module=family):
             with torch.device('meta'): model = _timm(name)()
             if not bn_layers(model): continue
-            if sum(p.numel() for p in model.parameters()) > MOST: large.append(name); continue
             cfg = model.pretrained_cfg
             size = cfg['input_size'][-1] if cfg.get('fixed_input_size') else dict(TIMM.values()).get(name, TIMM.get(family, ('', 64))[1])
-            yield Entry(f'{family}: {name}', _timm(name), images(size, cfg['input_size'][0]))
+            if sum(p.numel() for p in model.parameters()) > MOST or size >= 384: large.append(name)
+            else: yield Entry(f'{family}: {name}', _timm(name), images(size, cfg['input_size'][0]))
 
 
 # ---------------------------------------------------------------- libraries that fastai users know
