@@ -6,8 +6,8 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/ops.html.md"""
 
 # %% auto #0
 __all__ = ['OPS', 'KINDS', 'op_name', 'Ref', 'Call', 'value_of', 'map_tensors', 'tensors_in', 'leaves', 'parts', 'Asked',
-           'holds_plain', 'Op', 'op', 'Stop', 'between', 'moves', 'same', 'dropout', 'as_list', 'mean', 'average_pool',
-           'adaptive_pool', 'upsample', 'largest_pool', 'largest', 'pads', 'register_op']
+           'holds_plain', 'Op', 'op', 'Stop', 'between', 'moves', 'same', 'as_list', 'average', 'upsample', 'largest',
+           'pads', 'register_op']
 
 # %% ../nbs/02_ops.ipynb #bab36de5
 import copy
@@ -70,25 +70,24 @@ _atoms = {type(None),bool,int,float,str,torch.Size,torch.dtype,torch.device} # w
 def map_tensors(change, o, kind=Tensor):
     "Copy of nested lists, tuples, dicts and slices with `change` applied to everything of one kind"
     if type(o) in _atoms: return o
-    if type(o) in (tuple,list): return type(o)([i if type(i) in _atoms else map_tensors(change, i, kind) for i in o])
     if isinstance(o, kind): return change(o)
-    if isinstance(o, slice): return slice(*(map_tensors(change, i, kind) for i in (o.start,o.stop,o.step)))
+    if isinstance(o, slice): return slice(*map_tensors(change, (o.start,o.stop,o.step), kind))
     if isinstance(o, dict):
-        new = {} if type(o) is dict else copy.copy(o)
+        new = copy.copy(o)
         new.update({k:map_tensors(change, v, kind) for k,v in o.items()})
         return new
-    if hasattr(o, '_fields') and isinstance(o, tuple): return type(o)(*(map_tensors(change, i, kind) for i in o))
-    if isinstance(o, (list,tuple)):
-        items = [map_tensors(change, i, kind) for i in o]
-        return items if isinstance(o, list) else tuple(items)
-    return o
+    if not isinstance(o, (list,tuple)): return o
+    items = [map_tensors(change, i, kind) for i in o]
+    if hasattr(o, '_fields'): return type(o)(*items)
+    return items if isinstance(o, list) else tuple(items)
 
+# %% ../nbs/02_ops.ipynb #a86bf63a
 def tensors_in(o, depth=6)->list:
     "Every tensor in a nested object, also in the attributes of plain objects such as dataclasses"
     if type(o) in _atoms: return []
     if isinstance(o, Tensor): return [o]
     if depth==0 or isinstance(o, (bytes,int,float,str,type,nn.Module)): return []
-    return [t for i in parts(o) if type(i) not in _atoms for t in tensors_in(i, depth-1)]
+    return [t for i in parts(o) for t in tensors_in(i, depth-1)]
 
 def leaves(o)->list:
     "What nested lists, tuples, dicts and slices hold in the end"
@@ -128,13 +127,13 @@ def _going_on(method):
         return Asked(new, self.ask, tuple(dict.fromkeys((*self.sizes, *others)))) if type(new) is int else new
     return f
 
-def _both(names): return [f'__{o}__' for n in names.split() for o in (n, f'r{n}')]
-
-_TELLING = '''eq ne lt le gt ge bool hash int float str repr format round trunc ceil floor divmod rdivmod truediv
-    rtruediv pow rpow'''
-for _n in [f'__{o}__' for o in _TELLING.split()]: setattr(Asked, _n, _telling(getattr(int, _n)))
-for _n in ['__neg__','__pos__','__abs__','__invert__',*_both('add sub mul floordiv mod and or xor lshift rshift')]:
-    setattr(Asked, _n, _going_on(getattr(int, _n)))
+_WORDS = { # of operations
+    _telling: '''eq ne lt le gt ge bool hash int float str repr format round trunc ceil floor divmod rdivmod truediv
+        rtruediv pow rpow''',
+    _going_on: '''neg pos abs invert add radd sub rsub mul rmul floordiv rfloordiv mod rmod and rand or ror xor rxor
+        lshift rlshift rshift rrshift'''}
+for _wrap,_names in _WORDS.items():
+    for _n in _names.split(): setattr(Asked, f'__{_n}__', _wrap(getattr(int, f'__{_n}__')))
 
 # %% ../nbs/02_ops.ipynb #094ad1a9
 def holds_plain(o)->bool:
@@ -215,6 +214,7 @@ KINDS = { # of reasons why a layer stays
     'held':             "a plain list holds it too",
     'odd':              "the check found that the model does something else without it"}
 
+# %% ../nbs/02_ops.ipynb #26f899ad
 class Stop(Exception):
     "A map cannot travel on, or a layer cannot take it"
     def __init__(self,
@@ -249,11 +249,6 @@ def same(flow, call):
     if flow.unit(y)>flow.unit(x): raise between("it rounds to a coarser type")
     return [flow.labels(x)]
 
-def dropout(flow, call):
-    "Dropout that is switched off"
-    if call.arg('training', True) and call.arg('p', .5)>0: raise between()
-    return same(flow, call)
-
 # %% ../nbs/02_ops.ipynb #ef9b7800
 def as_list(o)->list:
     "An argument that is one number for all axes, or a number for each, as a list"
@@ -270,47 +265,31 @@ def _over(flow, call, dims):
         for d in reversed(dims): labels = labels.squeeze(d)
     return [labels.expand(out)]
 
-def _dims(flow, call):
-    "The `dim` argument of a reduction"
-    d = call.arg('dim', call.kwargs.get('axis'))
-    if isinstance(d, Ref): raise between()
-    return range(len(flow.shape(call.reads[0]))) if d is None or d==() or d==[] else as_list(d)
+def _axes(flow, call):
+    "The axes along which a call puts values together: the last ones if it is a pool, or those that it is told"
+    if 'pool' in call.name: return range(-int(call.name.split('pool')[1][0]), 0)
+    axes = call.arg('dim', call.kwargs.get('axis'))
+    if isinstance(axes, Ref): raise between()
+    return range(len(flow.shape(call.reads[0]))) if axes in (None,(),[]) else as_list(axes)
 
-def _space(call): return range(-int(call.name.split('pool')[1][0]), 0)
-
-def mean(flow, call):
-    "A mean over some axes"
-    return _over(flow, call, _dims(flow, call))
-
-def average_pool(flow, call):
-    "Average pooling, where it averages nothing but its input"
+def average(flow, call):
+    "A mean over some axes, or average pooling, where it averages nothing but its input"
     if call.arg('divisor_override') is not None: raise between()
     padded = any(as_list(call.arg('padding', 0)))
     if padded and call.arg('count_include_pad', True): raise between("it averages zero padding in")
-    return _over(flow, call, _space(call))
-
-def adaptive_pool(flow, call):
-    "Adaptive average pooling: means over the last axes"
-    return _over(flow, call, _space(call))
+    return _over(flow, call, _axes(flow, call))
 
 def upsample(flow, call):
     "Interpolation: weights that sum to one, over all positions"
     return _over(flow, call, range(2, len(flow.shape(call.reads[0]))))
 
 # %% ../nbs/02_ops.ipynb #0c92f3e7
-def _largest(flow, call, dims):
-    out = _over(flow, call, dims)
+def largest(flow, call):
+    "`max`, `min` and their kin over some axes of one tensor, or max pooling"
+    if len(call.reads)>1: raise between()
+    out = _over(flow, call, _axes(flow, call))
     flow.condition(out[0], call, lambda a: a.s>=0, "a scale is negative")
     return out
-
-def largest_pool(flow, call):
-    "Max pooling"
-    return _largest(flow, call, _space(call))
-
-def largest(flow, call):
-    "`max`, `min` and their kin over some axes of one tensor"
-    if len(call.reads)>1 and call.name in ('max','min'): raise between()
-    return _largest(flow, call, _dims(flow, call))
 
 def pads(flow, call):
     "Padding moves data; zeros arrive as `FILL`"
@@ -349,16 +328,14 @@ _row('''clone contiguous detach alias data float half double bfloat16 cpu cuda a
     _to_copy to''', how=same)
 _row('type type_as', how=same)
 _row('view_as reshape_as expand_as type_as to', about=True)
-_row('dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout', 'input p training',
-    how=dropout)
 for n in (1,2,3):
-    _row(f'adaptive_avg_pool{n}d', how=adaptive_pool)
+    _row(f'adaptive_avg_pool{n}d', how=average)
     _row(f'avg_pool{n}d', 'input kernel_size stride padding ceil_mode count_include_pad divisor_override',
-        how=average_pool)
-    _row(' '.join(f'{a}max_pool{n}d{b}' for a in ('','adaptive_') for b in ('','_with_indices')), how=largest_pool)
+        how=average)
+    _row(' '.join(f'{a}max_pool{n}d{b}' for a in ('','adaptive_') for b in ('','_with_indices')), how=largest)
 _row('interpolate upsample upsample_nearest upsample_bilinear', how=upsample)
 _row('amax amin max min', 'input dim', how=largest)
-_row('mean', 'input dim', how=mean)
+_row('mean', 'input dim', how=average)
 _row('pad', 'input pad mode value', how=pads)
 _row('constant_pad_nd', 'input pad value', how=pads)
 
