@@ -83,8 +83,7 @@ def _copied(param, work=None):
 def absorb(
     weight:Tensor, # In the layer's own layout and dtype
     bias:Tensor|None, # `(out,)`, if there is one
-    pre:Affine|None=None, # Map on the inputs, `(in,)`
-    post:Affine|None=None, # Map on the outputs, `(out,)`
+    pre:Affine|None=None, post:Affine|None=None, # Maps on the inputs, `(in,)`, and on the outputs, `(out,)`
     groups:int=1, # Of the convolution
     transposed:bool=False, # A transposed convolution
     work:Tensor|None=None # Memory to compute in, `(n,)` in float64 on the CPU; the next call that gets it overwrites it
