@@ -233,19 +233,19 @@ def adds_up(
 # %% ../nbs/13_collapse.ipynb #4c582e4c
 def unseen(
     g:Graph, # The calls of one forward
-    visit, # A `ModuleCall`
-    x:int, # What it makes a sum of
+    visit:ModuleCall, # A module call
+    part:ModuleCall, # From `in_turn`, in place of the sum
     goes:set # Paths of the modules that go
 ):
-    "Stop if others see what is made in `visit`, or the parameters of what goes, or if it writes into `x`"
-    own = {v for path in goes for v in g.values_of.get(path, ())}
-    for v in own | _values(g, visit, 'writes') - {*visit.outputs}:
+    "Stop if others see what `part` makes, or the parameters of what goes, or if its input is written in `visit`"
+    own,(x,) = {v for path in goes for v in g.values_of.get(path, ())},part.inputs
+    for v in own | _values(g, part, 'writes') - {*visit.outputs}:
         if g.watchers.get(v): raise _no(f"a part of it {g.watchers[v][0].words}")
         if any(not visit.start<=i<visit.end for i in g.readers.get(v, ())): raise _no("a part of it is read elsewhere")
     if any(path not in goes for v in own for path,_ in g.rec.params[v]): raise _no("it shares a parameter")
-    if any(who.kind=='kept' for v in visit.inputs+visit.outputs for who in g.watchers.get(v, ())):
+    if any(who.kind=='kept' for v in {*visit.inputs} | _values(g, visit, 'writes') for who in g.watchers.get(v, ())):
         raise _no("something keeps a value of it after the forward")
-    if any(g.producer.get(x, -1)<i<visit.end for i in g.rec.memory_writes.get(g.rec.values[x].memory, ())):
+    if any(part.start<=i<visit.end for i in g.rec.memory_writes.get(g.rec.values[x].memory, ())):
         raise _no("it writes into its input")
 
 # %% ../nbs/13_collapse.ipynb #37555620
@@ -256,7 +256,7 @@ def sealed(g, k, block):
         if visit.parent in inside and visit.path not in block.parts: inside.add(j)
     if inside!={j for j,visit in enumerate(visits) if visit.path in goes}:
         raise _no("a part of it is called from outside, or it calls a module that is outside")
-    if goes & g.deciding_paths: raise _no("it decides by what a batch holds")
+    if any(_under(path, block.path) for path in g.deciding_paths): raise _no("it decides by what a batch holds")
     held = {id(o) for path in goes for o in reachable(g.mods[path])[0]}
     if g.rec.changed & held: raise _no("its code keeps something")
     own = {id(g.mods[path]._modules) for path in goes}
@@ -282,9 +282,10 @@ def block_of(
     "The block that module call `k` is, if that sum is what it computes"
     visit,parts = g.rec.modules[k],in_turn(g, k, total, x)
     paths = tuple(part.path for part in parts)
-    adds_up(g, parts[paths.index('')], linear)
+    part = parts[paths.index('')]
+    adds_up(g, part, linear)
     goes = {p for p in g.mods if _under(p, visit.path) and not any(_under(p, q) for q in paths)}
-    unseen(g, visit, x, goes)
+    unseen(g, visit, part, goes)
     scales = {name:_double(scale).tolist() for name,scale in linear[total][x].items()}
     block = Block(visit.path, paths, goes, scales, scales.pop(None, 0.))
     found = kernels(g.mods, block)
