@@ -6,8 +6,8 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/graph.html.md"""
 
 # %% auto #0
 __all__ = ['BN', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'written_out', 'deciding', 'seen_by',
-           'out_of_units', 'quote', 'cls_name', 'bn_part', 'Graph', 'where', 'say', 'strides', 'why_kept',
-           'reached_into']
+           'out_of_units', 'quote', 'bn_part', 'Graph', 'layer_name', 'where', 'say', 'strides', 'read_elsewhere',
+           'reached_into', 'why_kept']
 
 # %% ../nbs/06_graph.ipynb #98eed319
 import copy, inspect
@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from .affine import Affine, bn_affine
-from .ops import Call, Ref, Stop, op
+from .ops import OPS, Call, Op, Ref, Stop, op
 from .source import Reached, functions_of, units
 from .state import is_lazy, reachable
 from .trace import FROM_WEIGHTS, Record, Watcher, hooked
@@ -72,11 +72,11 @@ def _one_a_channel(shape, like):
     "Does a tensor of this `shape` hold one number a channel (or one for all) of one like that?"
     return len(shape)<=len(like) and all(n==1 for k,n in enumerate(shape, len(like)-len(shape)) if k!=1)
 
-def _keeps_affine(rec, call, value):
-    "Does `call` multiply `value` by weights, or add weights to it, one a channel?"
-    others = [v for v in call.reads if v!=value]
+def _keeps_affine(rec, call, value, others):
+    "Does `call` multiply `value` by `others`, or add them to it, one a channel?"
     if call.kwargs or len(others)!=1 or len(call.args)!=2: return False
-    linear = op(call.name).product or op(call.name).signs or op(call.name).quotient and call.reads[0]==value
+    row = op(call.name)
+    linear = row.product or row.signs or row.quotient and call.reads[0]==value
     return linear and _one_a_channel(rec.values[others[0]].shape, rec.values[value].shape)
 
 def written_out(
@@ -85,61 +85,56 @@ def written_out(
 )->set: # The weights that the map is computed from; empty if it is none
     "Is a module call a map of channels, written by hand?"
     visit,weights = rec.modules[number],set()
-    if not visit.single or len(rec.values[visit.inputs[0]].shape)<2: return weights
-    value = visit.inputs[0]
+    if not visit.single or len(rec.values[visit.inputs[0]].shape)<2: return set()
+    value, = visit.inputs
     for call in rec.calls[visit.start:visit.end]:
         others = [v for v in call.reads if v!=value]
         from_weights = all(rec.values[v].origin==FROM_WEIGHTS for v in others)
         if call.stack[-1]!=number or call.overwrites or not from_weights: return set()
         weights.update(v for v in others if v in rec.params)
         if value in call.reads:
-            if not _keeps_affine(rec, call, value): return set()
+            if not _keeps_affine(rec, call, value, others): return set()
             value = call.writes[0]
     return weights if visit.outputs==(value,)!=visit.inputs else set()
 
 # %% ../nbs/06_graph.ipynb #86d7171d
-def _by_name(rec):
-    "Each module call by its path and how many calls of that path came before"
-    n,found = Counter(),{}
-    for k,visit in enumerate(rec.modules):
-        found[visit.path,n[visit.path]] = k
+def _sizes_asked(rec):
+    "What each module call asked sizes for, by its path and how many calls of that path came before; in their order"
+    n,asked = Counter(),{}
+    for visit in rec.modules:
+        asked[visit.path,n[visit.path]] = [o[:2] for o in visit.sizes]
         n[visit.path] += 1
-    return found
+    return asked
 
 def _sizes_vary(rec, others):
-    "Module calls that look at a size which is another one in another record"
-    asked = lambda r: {name:[o[:2] for o in r.modules[k].sizes] for name,k in _by_name(r).items()}
-    mine,theirs = asked(rec),[asked(o) for o in others]
-    def varies(name):
-        "Is it another size where another record comes by, or does none?"
-        there = [o[name] for o in theirs if name in o]
-        return any(sizes!=mine[name] for sizes in there) or bool(theirs and mine[name] and not there)
-    return {k for name,k in _by_name(rec).items() if varies(name)}
-
-def _only_calls(m):
-    "Is `m` a plain sequence, whose code calls its children in turn and does nothing else?"
-    return isinstance(m, nn.Sequential) and not {'forward','__call__'} & set(functions_of(m))
+    "Module calls that look at a size which is another one in another record, or that no other record comes by"
+    found,theirs = set(),[_sizes_asked(other) for other in others]
+    for k,(name,sizes) in enumerate(_sizes_asked(rec).items()):
+        there = [asked[name] for asked in theirs if name in asked]
+        if any(o!=sizes for o in there) or theirs and sizes and not there: found.add(k)
+    return found
 
 # %% ../nbs/06_graph.ipynb #57c5ca26
-class _Kept:
-    "Which module calls could read what others keep; each module's code is read once, and what it reaches looked up once"
-    def __init__(self, model, rec):
-        self.rec,self.mods = rec,dict(model.named_modules())
-        self.code,self.reached = cache(lambda p: Reached(self.mods[p])),cache(lambda p: {id(o) for o in reachable(self.mods[p])[0]})
-        paths = {v.path for v in rec.modules}
-        self.with_code = {p for p in paths if {'forward','__call__'} & set(functions_of(self.mods[p]))} # not PyTorch's own
+def _own_forward(m):
+    "Has `m` a forward that is not PyTorch's?"
+    return not {'forward','__call__'}.isdisjoint(functions_of(m))
 
-    def calls_of(self, paths):
-        "The module calls of the modules at these paths"
-        return {k for k,v in enumerate(self.rec.modules) if v.path in paths}
+class _Kept:
+    "Which module calls could read what others keep; of each module the code is read once, and what it reaches"
+    def __init__(self, mods, rec):
+        self.mods,self.paths,self.changed = mods,[visit.path for visit in rec.modules],rec.changed
+        self.code,self.own = cache(lambda path: Reached(mods[path])),cache(lambda path: _own_forward(mods[path]))
+        self.reached = cache(lambda path: {id(o) for o in reachable(mods[path])[0]})
 
     def told(self, found):
         "Module calls that could read what those of `found`, which decide, keep somewhere"
-        kept,paths = set(self.rec.changed),{self.rec.modules[k].path for k in found}
-        if any(self.code(p).stores_elsewhere for p in paths): return self.calls_of(self.with_code)
-        kept |= {id(self.mods[p]) for p in paths if self.code(p).stores}
-        return self.calls_of({p for p in self.with_code if kept & self.reached(p)}) if kept else set()
+        paths = {self.paths[k] for k in found}
+        kept = {*self.changed, *(id(self.mods[path]) for path in paths if self.code(path).stores)}
+        anywhere = any(self.code(path).stores_elsewhere for path in paths)
+        reads = lambda path: self.own(path) and (anywhere or kept and kept & self.reached(path))
+        return {k for k,path in enumerate(self.paths) if reads(path)}
 
+# %% ../nbs/06_graph.ipynb #50aa3155
 def _takes_more(m, visit):
     "Could the forward of `m` be given more than it was?"
     params,(n,names) = inspect.signature(m.forward).parameters,visit.passed
@@ -150,23 +145,28 @@ def _goes_one_way(m):
     "Is `m` one of PyTorch's own layers, such as an LSTM? What these ask a size for changes nothing outside"
     return type(m).__module__.startswith('torch.nn.') and not m._modules and not functions_of(m)
 
+# %% ../nbs/06_graph.ipynb #3b180e60
+def _may_answer(rec, visit):
+    "May the parent of module call `visit` have got a shape or dtype from it, of which it asked?"
+    return any(v in visit.outputs or rec.values[v].call is not None for v in rec.modules[visit.parent].asks)
+
 def deciding(
     model:nn.Module,
     rec:Record,
     others=() # Records of unlike batches
 )->set: # Numbers of module calls
     "The module calls that decide by what a batch holds, or by its size"
-    found = {k for k,v in enumerate(rec.modules) if v.tells or k==0 and rec.outside} | _sizes_vary(rec, others)
-    mods,size,kept = dict(model.named_modules()),0,_Kept(model, rec)
-    found -= {k for k in found if _goes_one_way(mods[rec.modules[k].path])}
+    mods,visits = dict(model.named_modules()),rec.modules
+    found = {k for k,visit in enumerate(visits) if visit.tells or k==0 and rec.outside} | _sizes_vary(rec, others)
+    found -= {k for k in found if _goes_one_way(mods[visits[k].path])}
+    size,kept = 0,_Kept(mods, rec)
     while size!=len(found):
         size = len(found)
         found |= kept.told(found)
-        asked = lambda v: any(a in v.outputs or rec.values[a].call is not None for a in rec.modules[v.parent].asks)
-        asking = lambda v: v.gives or asked(v) # its shape or dtype may be the answer
-        found |= {v.parent for k,v in enumerate(rec.modules) if k in found and v.parent is not None and asking(v)}
-        told = lambda v: v.parent in found and (v.given or _takes_more(mods[v.path], v))
-        found |= {k for k,v in enumerate(rec.modules) if told(v)}
+        children = [visits[k] for k in found if visits[k].parent is not None]
+        found |= {child.parent for child in children if child.gives or _may_answer(rec, child)}
+        told = lambda visit: visit.given or _takes_more(mods[visit.path], visit)
+        found |= {k for k,visit in enumerate(visits) if visit.parent in found and told(visit)}
     return found
 
 # %% ../nbs/06_graph.ipynb #05c60825
@@ -189,14 +189,11 @@ def out_of_units(model, paths)->dict:
 
 # %% ../nbs/06_graph.ipynb #723695e4
 BN = 'BatchNorm' # name of the one call that a BatchNorm layer is in the graph
+OPS[BN] = Op(args=('input',), absorbs=0) # while it stays, a layer with a weight too
 
 def quote(path:str)->str:
     "A module path as it stands in a message"
     return f"`{path}`" if path else "the model"
-
-def cls_name(m)->str:
-    "Name of the class of `m`"
-    return type(m).__name__
 
 _batch_statistics = "it normalizes with batch statistics in eval mode"
 def _odd(words="its forward does more than a BatchNorm"): return Stop('forward', words)
@@ -218,149 +215,13 @@ def bn_part(rec, number, m)->tuple:
     if rec.values[x].dtype!=rec.values[y].dtype: raise _odd("it changes the dtype of its input")
     return mine,x,y
 
-# %% ../nbs/06_graph.ipynb #ccdbe1a4
-class Graph:
-    "The calls of one forward with every BatchNorm as one call, and what has been folded so far"
-    def __init__(self, model:nn.Module, rec:Record,
-        unfit=None, # Path -> `Stop`, of layers that are to stay
-        others=(), # Records of unlike batches, which show what sizes vary
-        kept=(), # Paths of modules that are to stay as they are
-        scales:bool=False # Are maps that come from parameters alone (LayerScale) to be folded too?
-    ):
-        self.model,self.rec,self.calls,self.unfit,self.kept = model,rec,list(rec.calls),dict(unfit or {}),kept
-        self.mods = dict(model.named_modules())
-        self.layers = {p:[] for p,m in self.mods.items() if is_bn(m)} # path -> numbers of its calls
-        self.folded,self.owners,self.reached,self.own = set(),{},{},{}
-        self.pre,self.post,self.tap = {},{},{} # what each absorber has taken so far: path -> (absorber, map)
-        self.values_of = defaultdict(list) # module path -> the values that its parameters and buffers are
-        for v,slots in rec.params.items():
-            for p,_ in slots: self.values_of[p].append(v)
-        self._find_layers(scales)
-        self._note_deciding(deciding(model, rec, others))
-        self._note_readers()
-        self.memory = {v.memory:v.memory for v in rec.values} # pieces of memory that folding has made one
-        self.unfit = {p:stop for p in self.layers if (stop := why_kept(self, p))}
-
-    def shape(self, v):
-        "Shape of value `v`"
-        return self.rec.values[v].shape
-
-    def seen(self, v)->bool:
-        "Does anybody read value `v`, or watch it?"
-        return bool(self.readers.get(v) or self.watchers.get(v))
-
-    def one_memory(self, v):
-        "The memory that value `v` lies in, now that some BatchNorms have gone"
-        memory = self.rec.values[v].memory
-        while self.memory[memory]!=memory: memory = self.memory[memory]
-        return memory
-
-    def rows(self):
-        "(call, reads, makes, watched by) of each call"
-        who = lambda c: '; '.join(w.words for v in c.writes for w in self.watchers.get(v, []))
-        numbers = lambda values: ' '.join(map(str, values))
-        return [(where(self, i), numbers(c.reads), numbers(c.writes), who(c)) for i,c in enumerate(self.calls) if c]
-
-    def __repr__(self): return '\n'.join('{:40} {:12} -> {:8} {}'.format(*row).rstrip() for row in self.rows())
-
-# %% ../nbs/06_graph.ipynb #9a18ced9
-@patch
-def _find_layers(self:Graph, scales):
-    "Make one call of each BatchNorm, of a known class or written out"
-    for i,call in enumerate(self.calls): self._called_directly(call)
-    for number,visit in enumerate(self.rec.modules):
-        m = self.mods[visit.path]
-        known = visit.path in self.layers and bn_rest(m) is not None
-        if known or self._by_hand(number, m, scales): self._merge(number, visit.path)
-
-@patch
-def _by_hand(self:Graph, number, m, scales):
-    if is_bn(m) or next(m.children(), None) is not None: return False
-    slots = [s for v in written_out(self.rec, number) for s in self.rec.params[v]]
-    return bool(slots) and (scales or any(name in self.mods[p]._buffers for p,name in slots))
-
-@patch
-def _merge(self:Graph, number, path):
-    try: mine,x,y = bn_part(self.rec, number, self.mods[path])
-    except Stop as stop: self.unfit.setdefault(path, stop.bare()); self.layers.setdefault(path, []); return
-    last = self.rec.calls[mine[-1]]
-    for i in mine: self.calls[i] = None
-    self.calls[mine[-1]] = Call(BN, path, (Ref(x),), {}, [x], [y], [], last.stack)
-    self.layers.setdefault(path, []).append(mine[-1])
-
-@patch
-def _called_directly(self:Graph, call):
-    "Layers whose statistics are used by an `F.batch_norm` that is not their own"
-    if call.name!='batch_norm': return
-    by = self.rec.path(call)
-    for p,_ in self.rec.params.get(call.value('running_mean'), []):
-        if p==by and p in self.layers: continue
-        who = f"{quote(by)} ({cls_name(self.mods[by])}), which is no BatchNorm class: see `register_bn`"
-        self.layers.setdefault(p, [])
-        self.unfit.setdefault(p, Stop('class', f"F.batch_norm is called by {who}"))
-
-# %% ../nbs/06_graph.ipynb #fc7b8e23
-@patch
-def _note_deciding(self:Graph, numbers):
-    "Module calls that decide are watchers of all they see"
-    visits = self.rec.modules
-    self.deciding,self.watchers = numbers,defaultdict(list, {v:list(who) for v,who in self.rec.watchers.items()})
-    for k in numbers:
-        if _only_calls(self.mods[visits[k].path]): continue
-        words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
-        for v in seen_by(self.rec, k): self.watchers[v].append(Watcher('decides', words))
-    self.deciding_paths = {visits[k].path for k in numbers}
-    self.out_of_units = out_of_units(self.model, dict.fromkeys(visits[k].path for k in sorted(numbers)))
-
-@patch
-def _line(self:Graph, k):
-    "The line of code by which module call `k` decides, as it stands in a message"
-    line = self.rec.modules[k].tells or next((o[2] for o in self.rec.modules[k].sizes), '') or self.rec.outside
-    return f": `{line}`" if line else ''
-
-@patch
-def _note_readers(self:Graph):
-    self.producer = {v:i for i,c in enumerate(self.calls) if c for v in c.writes}
-    self.readers = defaultdict(list)
-    for i,c in enumerate(self.calls):
-        for v in dict.fromkeys(c.reads if c else ()): self.readers[v].append(i)
-
-# %% ../nbs/06_graph.ipynb #ef71aaeb
-def where(g:Graph, i:int)->str:
-    "Call `i` and the place it stands in, for a reader"
-    p,c = g.rec.path(g.calls[i]),g.calls[i]
-    if c.name==BN: return f"{cls_name(g.mods[c.func])} {quote(c.func)}"
-    if p and not any(True for _ in g.mods[p].children()): return f"{cls_name(g.mods[p])} {quote(p)}"
-    return f"{c.name} in {quote(p)}"
-
-def say(g:Graph, stop:Stop)->str:
-    "The reason that `stop` is, in words"
-    return stop.words.replace('{call}', where(g, stop.call)) if stop.call is not None else stop.words
-
-def strides(g, v)->list:
-    "Strides of the axes that have any"
-    value = g.rec.values[v]
-    return [s for s,n in zip(value.stride, value.shape) if n>1]
-
-# %% ../nbs/06_graph.ipynb #ac7bf91c
-def _viewed(g, v):
-    "Is `v`, or anything that keeps its layout, given to a `view`, which asks for a memory layout?"
-    todo,seen = [v],set()
-    while todo:
-        for i in g.readers.get(todo.pop(), []):
-            if i in seen: continue
-            seen.add(i)
-            if op(g.calls[i].name).view: return True
-            if op(g.calls[i].name).absorbs is None or g.calls[i].name!='linear': todo += g.calls[i].writes
-    return False
-
 # %% ../nbs/06_graph.ipynb #acfc863e
 def _class_stays(m):
     "Stop for a class that cannot go; None for one that can"
     if scripted_bn(m): return Stop('scripted', "it is scripted: fold before scripting")
     if is_bn(m) and bn_rest(m) is None:
         base = next((c.__name__ for c in type(m).__mro__[1:] if _full_name(c) in _registry), 'BatchNorm')
-        return Stop('class', f"{cls_name(m)} is an unknown subclass of {base}: see `register_bn`")
+        return Stop('class', f"{type(m).__name__} is an unknown subclass of {base}: see `register_bn`")
     if is_bn(m) and (m.running_mean is None or m.running_var is None):
         return Stop('batch statistics', _batch_statistics+" (track_running_stats=False)")
     if any(map(is_lazy, (*m._parameters.values(), *m._buffers.values()))):
@@ -373,22 +234,182 @@ def _module_stays(m):
     if nn.utils.parametrize.is_parametrized(m):
         return Stop('computed', "it is parametrized: `torch.nn.utils.parametrize.remove_parametrizations` first")
 
-def _own_values_stay(g, p):
-    "Stop if somebody else reads a parameter or buffer of layer `p`"
-    for v in g.values_of.get(p, []):
-        slots = g.rec.params[v]
-        if g.watchers.get(v): return Stop('read', f"its {slots[0][1]} {g.watchers[v][0].words}")
-        for i in g.readers.get(v, []):
-            if any(q==g.rec.path(g.calls[i]) for q,_ in slots): continue
-            return Stop('read', f"its {slots[0][1]} is also read by {{call}}", i)
+# %% ../nbs/06_graph.ipynb #ccdbe1a4
+class Graph:
+    "The calls of one forward with every BatchNorm as one call, and what has been folded so far"
+    def __init__(self, model:nn.Module, rec:Record,
+        unfit=None, # Path -> `Stop`, of layers that are to stay
+        others=(), # Records of unlike batches, which show what sizes vary
+        kept=(), # Paths of modules that are to stay as they are
+        scales:bool=False # Are maps that come from parameters alone (LayerScale) to be folded too?
+    ):
+        self.model,self.rec,self.calls,self.unfit,self.kept = model,rec,list(rec.calls),dict(unfit or {}),kept
+        self.mods = dict(model.named_modules())
+        self.layers = {p:[] for p,m in self.mods.items() if is_bn(m)} # path -> numbers of its calls
+        self.folded,self.own = set(),{} # paths of the layers that have gone; path -> map of a layer
+        self.pre,self.post,self.tap = {},{},{} # what each absorber has taken so far: path -> (absorber, map)
+        self.memory = {v.memory:v.memory for v in rec.values} # pieces of memory that folding has made one
+        self._find_layers(scales)
+        self._note_deciding(deciding(model, rec, others))
+        self._note_readers()
+        self.unfit = {p:stop for p in self.layers if (stop := why_kept(self, p))}
+
+    def gone(self, i):
+        "Is call `i` that of a BatchNorm which has been folded?"
+        return self.calls[i].name==BN and self.calls[i].func in self.folded
+
+    def row(self, i):
+        "What is known of call `i`; a BatchNorm that has gone changes nothing"
+        return op('alias' if self.gone(i) else self.calls[i].name)
+
+    def shape(self, v):
+        "Shape of value `v`"
+        return self.rec.values[v].shape
+
+    def seen(self, v)->bool:
+        "Does anybody read value `v`, or watch it?"
+        return bool(self.readers[v] or self.watchers[v])
+
+    def one_memory(self, v):
+        "The memory that value `v` lies in, now that some BatchNorms have gone"
+        memory = self.rec.values[v].memory
+        while self.memory[memory]!=memory: memory = self.memory[memory]
+        return memory
+
+# %% ../nbs/06_graph.ipynb #9a18ced9
+@patch
+def _find_layers(self:Graph, scales):
+    "Make one call of each BatchNorm, of a known class or written out"
+    for call in self.rec.calls: self._called_directly(call)
+    for number,visit in enumerate(self.rec.modules):
+        m = self.mods[visit.path]
+        known = visit.path in self.layers and bn_rest(m) is not None
+        if known or self._by_hand(number, m, scales): self._merge(number, visit.path)
+
+@patch
+def _by_hand(self:Graph, number, m, scales):
+    if is_bn(m) or list(m.children()): return False
+    slots = [s for v in written_out(self.rec, number) for s in self.rec.params[v]]
+    return bool(slots) and (scales or any(name in self.mods[p]._buffers for p,name in slots))
+
+@patch
+def _merge(self:Graph, number, path):
+    layer = self.layers.setdefault(path, [])
+    try: mine,x,y = bn_part(self.rec, number, self.mods[path])
+    except Stop as stop: self.unfit.setdefault(path, stop.bare()); return
+    *_,last = mine
+    for i in mine: self.calls[i] = None
+    self.calls[last] = Call(BN, path, (Ref(x),), {}, [x], [y], [], self.rec.calls[last].stack)
+    layer.append(last)
+
+@patch
+def _called_directly(self:Graph, call):
+    "Layers whose statistics are used by an `F.batch_norm` that is not their own"
+    if call.name!='batch_norm': return
+    by = self.rec.path(call)
+    for p,_ in self.rec.params.get(call.value('running_mean'), []):
+        if p==by and p in self.layers: continue
+        self.layers.setdefault(p, [])
+        words = f"F.batch_norm is called by {quote(by)} ({type(self.mods[by]).__name__}), which is no BatchNorm class"
+        self.unfit.setdefault(p, Stop('class', words+": see `register_bn`"))
+
+# %% ../nbs/06_graph.ipynb #fc7b8e23
+@patch
+def _note_deciding(self:Graph, numbers):
+    "Module calls that decide are watchers of all they see"
+    visits = self.rec.modules
+    self.deciding,self.watchers = numbers,defaultdict(list, {v:list(who) for v,who in self.rec.watchers.items()})
+    for k in numbers:
+        m = self.mods[visits[k].path]
+        if isinstance(m, nn.Sequential) and not _own_forward(m): continue # it calls its children in turn, that is all
+        words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
+        for v in seen_by(self.rec, k): self.watchers[v].append(Watcher('decides', words))
+    self.deciding_paths = dict.fromkeys(visits[k].path for k in sorted(numbers))
+    self.out_of_units = out_of_units(self.model, self.deciding_paths)
+
+@patch
+def _line(self:Graph, k):
+    "The line of code by which module call `k` decides, as it stands in a message"
+    line = self.rec.modules[k].tells or next((o[2] for o in self.rec.modules[k].sizes), '') or self.rec.outside
+    return f": `{line}`" if line else ''
+
+@patch
+def _note_readers(self:Graph):
+    self.producer = {v:i for i,c in enumerate(self.calls) if c for v in c.writes}
+    self.readers,self.values_of = defaultdict(list),defaultdict(list)
+    for i,c in enumerate(self.calls):
+        for v in dict.fromkeys(c.reads if c else ()): self.readers[v].append(i)
+    for v,slots in self.rec.params.items(): # module path -> the values that its parameters and buffers are
+        for p,_ in slots: self.values_of[p].append(v)
+
+# %% ../nbs/06_graph.ipynb #ef71aaeb
+def layer_name(g:Graph, path:str)->str:
+    "A module by its class and path, as it stands in a message"
+    return f"{type(g.mods[path]).__name__} {quote(path)}"
+
+def where(g:Graph, i:int)->str:
+    "Call `i` and the place it stands in, for a reader"
+    call = g.calls[i]
+    path = call.func if call.name==BN else g.rec.path(call)
+    alone = call.name==BN or path and not list(g.mods[path].children())
+    return layer_name(g, path) if alone else f"{call.name} in {quote(path)}"
+
+def say(g:Graph, stop:Stop)->str:
+    "The reason that `stop` is, in words"
+    return stop.words.replace('{call}', where(g, stop.call)) if stop.call is not None else stop.words
+
+@patch
+def rows(self:Graph):
+    "(call, reads, makes, watched by) of each call"
+    who = lambda c: '; '.join(w.words for v in c.writes for w in self.watchers[v])
+    numbers = lambda values: ' '.join(map(str, values))
+    return [(where(self, i), numbers(c.reads), numbers(c.writes), who(c)) for i,c in enumerate(self.calls) if c]
+
+@patch
+def __repr__(self:Graph): return '\n'.join('{:40} {:12} -> {:8} {}'.format(*row).rstrip() for row in self.rows())
+
+# %% ../nbs/06_graph.ipynb #ac7bf91c
+def strides(g, v)->list:
+    "Strides of the axes that have any"
+    value = g.rec.values[v]
+    return [s for s,n in zip(value.stride, value.shape) if n>1]
+
+def _viewed(g, v):
+    "Is `v`, or anything that keeps its layout, given to a `view`, which asks for a memory layout?"
+    todo,seen = [v],set()
+    while todo:
+        for i in set(g.readers[todo.pop()])-seen:
+            seen.add(i)
+            if op(g.calls[i].name).view: return True
+            if g.calls[i].name!='linear': todo += g.calls[i].writes
+    return False
 
 def _memory_stays(g, call):
     "Stop if the code relies on the memory that the output of the BatchNorm lies in"
-    x,y = call.args[0].v,call.writes[0]
+    x,y = call.reads[0],call.writes[0]
     if strides(g, x)!=strides(g, y) and _viewed(g, y):
         return Stop('layout', "its output is viewed in a memory layout that its input does not have")
     if 0 in strides(g, x) and g.rec.values[y].memory in g.rec.memory_writes:
         return Stop('layout', "its output is written in place, and its input is expanded: many elements in one place")
+
+# %% ../nbs/06_graph.ipynb #5c91ae42
+def read_elsewhere(g:Graph, v:int, name:str, mine)->Stop|None:
+    "Why a parameter or buffer, value `v`, called `name` in the message, stays: others than the calls `mine` see it"
+    if g.watchers[v]: return Stop('read', f"{name} {g.watchers[v][0].words}")
+    others = [i for i in g.readers[v] if i not in mine]
+    return Stop('read', f"{name} is also read by {where(g, others[0])}") if others else None
+
+def reached_into(g:Graph, m:nn.Module, name:str)->Stop:
+    "Why module `m`, called `name` in the message, stays where a module that decides reaches into its parent"
+    who = f"{quote(g.out_of_units[m])}, which may go another way with another batch"
+    return Stop('decides', f"{who}, reaches into the module that {name} lies in")
+
+def _own_values_stay(g, p):
+    "Stop if somebody else reads a parameter or buffer of layer `p`"
+    for v in g.values_of[p]:
+        slots = g.rec.params[v]
+        mine = [i for i in g.readers[v] if any(q==g.rec.path(g.calls[i]) for q,_ in slots)]
+        if stop := read_elsewhere(g, v, f"its {slots[0][1]}", mine): return stop
 
 def why_kept(
     g:Graph,
@@ -401,8 +422,3 @@ def why_kept(
     if not any(g.seen(c.writes[0]) for c in calls): return Stop('unread', "nothing reads its output")
     if m in g.out_of_units: return reached_into(g, m, 'it')
     return _module_stays(m) or _own_values_stay(g, p) or next(filter(None, (_memory_stays(g, c) for c in calls)), None)
-
-def reached_into(g:Graph, m:nn.Module, name:str)->Stop:
-    "Why module `m`, called `name` in the message, stays where a module that decides reaches into its parent"
-    who = f"{quote(g.out_of_units[m])}, which may go another way with another batch"
-    return Stop('decides', f"{who}, reaches into the module that {name} lies in")
