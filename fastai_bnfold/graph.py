@@ -420,5 +420,7 @@ def why_kept(
     if stop := _class_stays(m) or g.unfit.get(p): return stop
     if not calls: return Stop('not reached', "the batch never reached it")
     if not any(g.seen(c.writes[0]) for c in calls): return Stop('unread', "nothing reads its output")
+    if len({g.shape(c.reads[0])[1] for c in calls})>1:
+        return Stop('called', "it is called on several numbers of channels")
     if m in g.out_of_units: return reached_into(g, m, 'it')
     return _module_stays(m) or _own_values_stay(g, p) or next(filter(None, (_memory_stays(g, c) for c in calls)), None)

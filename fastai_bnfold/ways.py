@@ -13,7 +13,7 @@ __all__ = ['Move', 'affine_of', 'spread', 'need_bias', 'channels_of', 'hold', 'c
 from dataclasses import dataclass, field
 import torch
 from .affine import Affine, after, inverse
-from .flow import Absorber, Flow, absorber, feature_axis, geometry_of_call, pads_zeros, sources
+from .flow import Absorber, Flow, absorber, feature_axis, geometry_of_call, numbered, pads_zeros, sources
 from .graph import BN, Graph, is_bn, layer_affine, layer_name, quote
 from .labels import FILL, FIRST, IDENT, channel_numbers, compact, feature_labels
 from .ops import Ref, Stop, op
@@ -38,10 +38,9 @@ def affine_of(g:Graph, path:str)->Affine:
     return after(g.post[path][1], affine) if path in g.post else affine
 
 def spread(affine:Affine, channels)->Affine:
-    "Map of each feature, given the channel it belongs to; none where that is -1, or no channel"
-    none,on = Affine.eye(len(channels)),(channels>=0) & (channels<len(affine.s))
-    channels = channels.clamp(0, len(affine.s)-1)
-    return Affine(*(torch.where(on, some[channels], other) for some,other in zip(affine, none)))
+    "Map of each feature, given the channel it belongs to; none where that is -1"
+    none = Affine.eye(len(channels))
+    return Affine(*(torch.where(channels>=0, some[channels], other) for some,other in zip(affine, none)))
 
 # %% ../nbs/08_ways.ipynb #35801cf4
 def need_bias(g:Graph, layer:Absorber, affine:Affine)->Affine:
@@ -55,7 +54,7 @@ def _numbered(g, makers):
     for layer in makers:
         for call in (g.calls[i] for i in layer.calls):
             value, = call.writes
-            starts[value] = channel_numbers(g.shape(value), feature_axis(g, call), first)
+            starts[value] = numbered(g, value, feature_axis(g, call), first)
         first += layer.n_out
     return starts
 
@@ -224,7 +223,7 @@ def _detail(stop): return f": {stop.words}" if stop.kind=='between' and stop.wor
 def forward(g:Graph, path:str, into_bn=False)->Move:
     "Fold layer `path` into all the layers that read its output"
     calls,affine,move = g.layers[path],affine_of(g, path),Move(path)
-    flow = Flow(g, {(v := g.calls[i].writes[0]):channel_numbers(g.shape(v), 1) for i in calls})
+    flow = Flow(g, {(v := g.calls[i].writes[0]):numbered(g, v, 1) for i in calls})
     for end in flow.ends: _may_absorb(path, flow, end, into_bn)
     if not flow.ends: raise Stop('unread', "nothing reads its output")
     channels = torch.arange(len(affine.s))

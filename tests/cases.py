@@ -1974,3 +1974,51 @@ def dtype_of_a_deciding_child():
 def traced_module_between():
     traced = torch.jit.trace(nn.Sequential(conv(4, 4), nn.BatchNorm2d(4), nn.ReLU()).double().eval(), torch.randn(2, 4, 8, 8, dtype=torch.float64))
     return seq(conv=conv(), bn1=bn(), mid=traced, bn2=bn(), conv2=conv(4)), img(s=10)
+
+
+@case(bn=('no elements',))
+def part_without_elements():
+    "Of a batch of two the second convolution gets nothing"
+    return Fn(lambda s, x: F.relu(s.bn(torch.cat([s.a(x[:4]), s.b(x[4:])]))), a=conv(), b=conv(), bn=bn()), img()
+
+
+class OneNumber(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('k', torch.tensor(2.5))
+
+    def forward(self, x): return x * self.k
+
+
+@case('bn', number='several numbers of channels')
+def one_number_for_several_layers():
+    return Fn(lambda s, x: F.relu(s.bn(s.b(s.number(F.relu(s.number(s.a(x))[:, :2]))))), number=OneNumber(), a=conv(), b=conv(2, 6), bn=bn(6)), img()
+
+
+class FrozenBatchNormByHand(nn.Module):
+    "As in DETR: running statistics, and no `eps`"
+    def __init__(self, n):
+        super().__init__()
+        for name in ('weight', 'bias', 'running_mean', 'running_var'): self.register_buffer(name, torch.rand(n) + 0.5)
+
+    def forward(self, x):
+        w, b, v, m = (t.reshape(1, -1, 1, 1) for t in (self.weight, self.bias, self.running_var, self.running_mean))
+        scale = w * (v + 1e-5).rsqrt()
+        return x * scale + (b - m * scale)
+
+
+@case('frozen bn')
+def frozen_by_hand_before_conv(): return seq(act=nn.ReLU(), frozen=FrozenBatchNormByHand(3), conv=conv(), bn=bn(), act2=nn.ReLU()), img()
+
+
+class OneRow(nn.Module):
+    "A linear layer whose weight is a vector, and whose output has no axis of features"
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8))
+
+    def forward(self, x): return F.linear(x, self.weight)
+
+
+@case(bn=('one row',))
+def weight_is_one_row(): return seq(row=OneRow(), bn=nn.BatchNorm1d(4), act=nn.ReLU()), [torch.randn(2, 4, 8, dtype=torch.float64)]
