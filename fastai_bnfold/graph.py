@@ -6,8 +6,8 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/graph.html.md"""
 
 # %% auto #0
 __all__ = ['BN', 'register_bn', 'bn_rest', 'is_bn', 'scripted_bn', 'layer_affine', 'written_out', 'deciding', 'seen_by',
-           'out_of_units', 'quote', 'bn_part', 'Graph', 'layer_name', 'where', 'say', 'strides', 'read_elsewhere',
-           'reached_into', 'why_kept']
+           'out_of_units', 'quote', 'bn_part', 'layers_of', 'watchers_of', 'Graph', 'strides', 'read_elsewhere',
+           'reached_into', 'why_kept', 'layer_name', 'where', 'say']
 
 # %% ../nbs/06_graph.ipynb #98eed319
 import copy, inspect
@@ -234,6 +234,62 @@ def _module_stays(m):
     if nn.utils.parametrize.is_parametrized(m):
         return Stop('computed', "it is parametrized: `torch.nn.utils.parametrize.remove_parametrizations` first")
 
+# %% ../nbs/06_graph.ipynb #9a18ced9
+def _by_hand(mods, rec, number, scales):
+    "Is module call `number` a map written by hand? Of parameters alone it is one only with `scales`"
+    m = mods[rec.modules[number].path]
+    if is_bn(m) or list(m.children()): return False
+    slots = [slot for v in written_out(rec, number) for slot in rec.params[v]]
+    return bool(slots) and (scales or any(name in mods[path]._buffers for path,name in slots))
+
+def _called_directly(mods, rec):
+    "Path -> `Stop`, of modules whose statistics are used by an `F.batch_norm` that is not their own"
+    found = {}
+    for call in rec.calls:
+        if call.name!='batch_norm': continue
+        by = rec.path(call)
+        words = f"F.batch_norm is called by {quote(by)} ({type(mods[by]).__name__}), which is no BatchNorm class"
+        for path,_ in rec.params.get(call.value('running_mean'), []):
+            if path!=by or not is_bn(mods[path]): found.setdefault(path, Stop('class', words+": see `register_bn`"))
+    return found
+
+def layers_of(
+    mods:dict, # Path -> module
+    rec:Record, scales:bool=False
+)->tuple: # Calls, None for one that is part of a layer; path -> numbers of its calls; path -> `Stop` of those that stay
+    "The calls of `rec` with every BatchNorm as one call"
+    calls,unfit = list(rec.calls),_called_directly(mods, rec)
+    layers = {path:[] for path in [*(p for p,m in mods.items() if is_bn(m)), *unfit]}
+    for number,visit in enumerate(rec.modules):
+        path = visit.path
+        if bn_rest(mods[path]) is None and not _by_hand(mods, rec, number, scales): continue
+        layer = layers.setdefault(path, [])
+        try: mine,x,y = bn_part(rec, number, mods[path])
+        except Stop as stop: unfit.setdefault(path, stop.bare()); continue
+        for i in mine: calls[i] = None
+        layer.append(mine[-1])
+        calls[mine[-1]] = Call(BN, path, (Ref(x),), {}, [x], [y], [], rec.calls[mine[-1]].stack)
+    return calls,layers,unfit
+
+# %% ../nbs/06_graph.ipynb #fc7b8e23
+def _line(rec, k):
+    "The line of code by which module call `k` decides, as it stands in a message"
+    line = rec.modules[k].tells or next((o[2] for o in rec.modules[k].sizes), '') or rec.outside
+    return f": `{line}`" if line else ''
+
+def watchers_of(
+    mods:dict, # Path -> module
+    rec:Record, numbers # Of the module calls that decide
+)->dict: # Value -> its `Watcher`s
+    "Everybody who sees a value besides the calls that read it"
+    watchers = defaultdict(list, {v:list(who) for v,who in rec.watchers.items()})
+    for k in numbers:
+        path = rec.modules[k].path
+        if isinstance(mods[path], nn.Sequential) and not _own_forward(mods[path]): continue # it only calls
+        words = f"is seen by {quote(path)}, which may go another way with another batch{_line(rec, k)}"
+        for v in seen_by(rec, k): watchers[v].append(Watcher('decides', words))
+    return watchers
+
 # %% ../nbs/06_graph.ipynb #ccdbe1a4
 class Graph:
     "The calls of one forward with every BatchNorm as one call, and what has been folded so far"
@@ -243,130 +299,55 @@ class Graph:
         kept=(), # Paths of modules that are to stay as they are
         scales:bool=False # Are maps that come from parameters alone (LayerScale) to be folded too?
     ):
-        self.model,self.rec,self.calls,self.unfit,self.kept = model,rec,list(rec.calls),dict(unfit or {}),kept
-        self.mods = dict(model.named_modules())
-        self.layers = {p:[] for p,m in self.mods.items() if is_bn(m)} # path -> numbers of its calls
+        self.model,self.rec,self.kept,self.mods = model,rec,kept,dict(model.named_modules())
+        self.calls,self.layers,odd = layers_of(self.mods, rec, scales)
         self.folded,self.own = set(),{} # paths of the layers that have gone; path -> map of a layer
         self.pre,self.post,self.tap = {},{},{} # what each absorber has taken so far: path -> (absorber, map)
         self.memory = {v.memory:v.memory for v in rec.values} # pieces of memory that folding has made one
-        self._find_layers(scales)
-        self._note_deciding(deciding(model, rec, others))
-        self._note_readers()
+        self.deciding = deciding(model, rec, others)
+        self.deciding_paths = dict.fromkeys(rec.modules[k].path for k in sorted(self.deciding))
+        self.out_of_units = out_of_units(model, self.deciding_paths)
+        self.watchers = watchers_of(self.mods, rec, self.deciding)
+        self.note_readers()
+        self.unfit = {**odd, **(unfit or {})}
         self.unfit = {p:stop for p in self.layers if (stop := why_kept(self, p))}
 
-    def gone(self, i):
-        "Is call `i` that of a BatchNorm which has been folded?"
-        return self.calls[i].name==BN and self.calls[i].func in self.folded
+    def note_readers(self):
+        "Note which call makes each value, which calls read it, and which values a module's parameters and buffers are"
+        self.producer = {v:i for i,call in enumerate(self.calls) if call for v in call.writes}
+        self.readers,self.values_of = defaultdict(list),defaultdict(list)
+        for i,call in enumerate(self.calls):
+            for v in dict.fromkeys(call.reads if call else ()): self.readers[v].append(i)
+        for v,slots in self.rec.params.items():
+            for path,_ in slots: self.values_of[path].append(v)
 
-    def row(self, i):
-        "What is known of call `i`; a BatchNorm that has gone changes nothing"
-        return op('alias' if self.gone(i) else self.calls[i].name)
-
-    def shape(self, v):
-        "Shape of value `v`"
-        return self.rec.values[v].shape
-
-    def seen(self, v)->bool:
-        "Does anybody read value `v`, or watch it?"
-        return bool(self.readers[v] or self.watchers[v])
-
-    def one_memory(self, v):
-        "The memory that value `v` lies in, now that some BatchNorms have gone"
-        memory = self.rec.values[v].memory
-        while self.memory[memory]!=memory: memory = self.memory[memory]
-        return memory
-
-# %% ../nbs/06_graph.ipynb #9a18ced9
+# %% ../nbs/06_graph.ipynb #e141050d
 @patch
-def _find_layers(self:Graph, scales):
-    "Make one call of each BatchNorm, of a known class or written out"
-    for call in self.rec.calls: self._called_directly(call)
-    for number,visit in enumerate(self.rec.modules):
-        m = self.mods[visit.path]
-        known = visit.path in self.layers and bn_rest(m) is not None
-        if known or self._by_hand(number, m, scales): self._merge(number, visit.path)
+def gone(self:Graph, i):
+    "Is call `i` that of a BatchNorm which has been folded?"
+    return self.calls[i].name==BN and self.calls[i].func in self.folded
 
 @patch
-def _by_hand(self:Graph, number, m, scales):
-    if is_bn(m) or list(m.children()): return False
-    slots = [s for v in written_out(self.rec, number) for s in self.rec.params[v]]
-    return bool(slots) and (scales or any(name in self.mods[p]._buffers for p,name in slots))
+def row(self:Graph, i):
+    "What is known of call `i`; a BatchNorm that has gone changes nothing"
+    return op('alias' if self.gone(i) else self.calls[i].name)
 
 @patch
-def _merge(self:Graph, number, path):
-    layer = self.layers.setdefault(path, [])
-    try: mine,x,y = bn_part(self.rec, number, self.mods[path])
-    except Stop as stop: self.unfit.setdefault(path, stop.bare()); return
-    *_,last = mine
-    for i in mine: self.calls[i] = None
-    self.calls[last] = Call(BN, path, (Ref(x),), {}, [x], [y], [], self.rec.calls[last].stack)
-    layer.append(last)
+def shape(self:Graph, v):
+    "Shape of value `v`"
+    return self.rec.values[v].shape
 
 @patch
-def _called_directly(self:Graph, call):
-    "Layers whose statistics are used by an `F.batch_norm` that is not their own"
-    if call.name!='batch_norm': return
-    by = self.rec.path(call)
-    for p,_ in self.rec.params.get(call.value('running_mean'), []):
-        if p==by and p in self.layers: continue
-        self.layers.setdefault(p, [])
-        words = f"F.batch_norm is called by {quote(by)} ({type(self.mods[by]).__name__}), which is no BatchNorm class"
-        self.unfit.setdefault(p, Stop('class', words+": see `register_bn`"))
-
-# %% ../nbs/06_graph.ipynb #fc7b8e23
-@patch
-def _note_deciding(self:Graph, numbers):
-    "Module calls that decide are watchers of all they see"
-    visits = self.rec.modules
-    self.deciding,self.watchers = numbers,defaultdict(list, {v:list(who) for v,who in self.rec.watchers.items()})
-    for k in numbers:
-        m = self.mods[visits[k].path]
-        if isinstance(m, nn.Sequential) and not _own_forward(m): continue # it calls its children in turn, that is all
-        words = f"is seen by {quote(visits[k].path)}, which may go another way with another batch{self._line(k)}"
-        for v in seen_by(self.rec, k): self.watchers[v].append(Watcher('decides', words))
-    self.deciding_paths = dict.fromkeys(visits[k].path for k in sorted(numbers))
-    self.out_of_units = out_of_units(self.model, self.deciding_paths)
+def seen(self:Graph, v)->bool:
+    "Does anybody read value `v`, or watch it?"
+    return bool(self.readers[v] or self.watchers[v])
 
 @patch
-def _line(self:Graph, k):
-    "The line of code by which module call `k` decides, as it stands in a message"
-    line = self.rec.modules[k].tells or next((o[2] for o in self.rec.modules[k].sizes), '') or self.rec.outside
-    return f": `{line}`" if line else ''
-
-@patch
-def _note_readers(self:Graph):
-    self.producer = {v:i for i,c in enumerate(self.calls) if c for v in c.writes}
-    self.readers,self.values_of = defaultdict(list),defaultdict(list)
-    for i,c in enumerate(self.calls):
-        for v in dict.fromkeys(c.reads if c else ()): self.readers[v].append(i)
-    for v,slots in self.rec.params.items(): # module path -> the values that its parameters and buffers are
-        for p,_ in slots: self.values_of[p].append(v)
-
-# %% ../nbs/06_graph.ipynb #ef71aaeb
-def layer_name(g:Graph, path:str)->str:
-    "A module by its class and path, as it stands in a message"
-    return f"{type(g.mods[path]).__name__} {quote(path)}"
-
-def where(g:Graph, i:int)->str:
-    "Call `i` and the place it stands in, for a reader"
-    call = g.calls[i]
-    path = call.func if call.name==BN else g.rec.path(call)
-    alone = call.name==BN or path and not list(g.mods[path].children())
-    return layer_name(g, path) if alone else f"{call.name} in {quote(path)}"
-
-def say(g:Graph, stop:Stop)->str:
-    "The reason that `stop` is, in words"
-    return stop.words.replace('{call}', where(g, stop.call)) if stop.call is not None else stop.words
-
-@patch
-def rows(self:Graph):
-    "(call, reads, makes, watched by) of each call"
-    who = lambda c: '; '.join(w.words for v in c.writes for w in self.watchers[v])
-    numbers = lambda values: ' '.join(map(str, values))
-    return [(where(self, i), numbers(c.reads), numbers(c.writes), who(c)) for i,c in enumerate(self.calls) if c]
-
-@patch
-def __repr__(self:Graph): return '\n'.join('{:40} {:12} -> {:8} {}'.format(*row).rstrip() for row in self.rows())
+def one_memory(self:Graph, v):
+    "The memory that value `v` lies in, now that some BatchNorms have gone"
+    memory = self.rec.values[v].memory
+    while self.memory[memory]!=memory: memory = self.memory[memory]
+    return memory
 
 # %% ../nbs/06_graph.ipynb #ac7bf91c
 def strides(g, v)->list:
@@ -424,3 +405,29 @@ def why_kept(
         return Stop('called', "it is called on several numbers of channels")
     if m in g.out_of_units: return reached_into(g, m, 'it')
     return _module_stays(m) or _own_values_stay(g, p) or next(filter(None, (_memory_stays(g, c) for c in calls)), None)
+
+# %% ../nbs/06_graph.ipynb #ef71aaeb
+def layer_name(g:Graph, path:str)->str:
+    "A module by its class and path, as it stands in a message"
+    return f"{type(g.mods[path]).__name__} {quote(path)}"
+
+def where(g:Graph, i:int)->str:
+    "Call `i` and the place it stands in, for a reader"
+    call = g.calls[i]
+    path = call.func if call.name==BN else g.rec.path(call)
+    alone = call.name==BN or path and not list(g.mods[path].children())
+    return layer_name(g, path) if alone else f"{call.name} in {quote(path)}"
+
+def say(g:Graph, stop:Stop)->str:
+    "The reason that `stop` is, in words"
+    return stop.words.replace('{call}', where(g, stop.call)) if stop.call is not None else stop.words
+
+@patch
+def rows(self:Graph):
+    "(call, reads, makes, watched by) of each call"
+    who = lambda c: '; '.join(w.words for v in c.writes for w in self.watchers[v])
+    numbers = lambda values: ' '.join(map(str, values))
+    return [(where(self, i), numbers(c.reads), numbers(c.writes), who(c)) for i,c in enumerate(self.calls) if c]
+
+@patch
+def __repr__(self:Graph): return '\n'.join('{:40} {:12} -> {:8} {}'.format(*row).rstrip() for row in self.rows())
