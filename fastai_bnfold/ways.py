@@ -53,7 +53,7 @@ def _numbered(g, makers):
     starts,first = {},FIRST
     for layer in makers:
         for call in (g.calls[i] for i in layer.calls):
-            value, = call.writes
+            value = call.writes[0]
             starts[value] = numbered(g, value, feature_axis(g, call), first)
         first += layer.n_out
     return starts
