@@ -7,14 +7,14 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/ways.html.md"""
 # %% auto #0
 __all__ = ['Move', 'affine_of', 'spread', 'need_bias', 'channels_of', 'hold', 'certain_block', 'memory_holds', 'precise',
            'hand_over', 'add_pre', 'give_back', 'backward', 'forward', 'Term', 'operands', 'only_reader', 'terms',
-           'origin', 'centred', 'convolution_of', 'aside', 'through_sum']
+           'origin', 'centred', 'convolution_of', 'aside', 'bare_parameter', 'through_sum']
 
 # %% ../nbs/08_ways.ipynb #88c904fc
 from dataclasses import dataclass, field
 import torch
 from .affine import Affine, after, inverse
 from .flow import Absorber, Flow, absorber, feature_axis, geometry_of_call, numbered, pads_zeros, sources
-from .graph import BN, Graph, is_bn, layer_affine, layer_name, quote
+from .graph import BN, Graph, is_bn, layer_affine, layer_name, one_a_channel, quote
 from .labels import FILL, FIRST, IDENT, channel_numbers, compact, feature_labels
 from .ops import Ref, Stop, op
 
@@ -320,20 +320,31 @@ def aside(g:Graph, path:str, into_bn=False)->Move:
     more = Affine(sign*term.sign*(affine.s-1), sign*term.sign*affine.t)
     return Move(path, tap={layer.path:(layer, need_bias(g, layer, more))}, values={mine,term.value})
 
+# %% ../nbs/08_ways.ipynb #64eab29a
+def bare_parameter(g:Graph, value:int, like:int):
+    "The numbers `(C,)` or `(1,)` of the Parameter `value`, which has one a channel of value `like`; None if it is none"
+    mine,other,slots = g.rec.values[value],g.rec.values[like],g.rec.params.get(value, [])
+    decided = any(path in g.deciding_paths or g.mods[path] in g.out_of_units for path,_ in slots)
+    if not slots or decided or mine.memory in g.rec.memory_writes: return None # it is, or may be, written
+    (path,name),*_ = slots
+    fits = name in g.mods[path]._parameters and mine.dtype==other.dtype and one_a_channel(mine.shape, other.shape)
+    return getattr(g.mods[path], name).detach().double().cpu().flatten() if fits else None
+
 # %% ../nbs/08_ways.ipynb #9b66592a
 def through_sum(g:Graph, path:str, into_bn=False)->Move:
     "Fold layer `path` into the convolutions whose sum it reads"
     x,affine,move = g.calls[_one_call(g, path)].reads[0],affine_of(g, path),Move(path)
-    found = terms(g, x)
+    found,shift = terms(g, x),affine.t
     roots = [(absorber(g, term.call), term) for term in found if term.call is not None]
     if not roots or len(found)==1 or any(layer.calls!=[root.call] for layer,root in roots):
         raise Stop('sum', "its input is no sum of convolutions")
     if any(feature_axis(g, g.calls[root.call])!=1 for _,root in roots): raise _other_channels()
-    if any(g.shape(term.value)!=g.shape(x) for term in found):
-        raise Stop('sum', "its input is a sum of different shapes")
     for term in found:
-        if term.call is None: _take_identity(g, move, term, [root for _,root in roots], affine)
-    shift = roots[0][1].sign*affine.t # one of them takes it
+        numbers = bare_parameter(g, term.value, x)
+        if numbers is not None: shift = shift + term.sign*(affine.s-1)*numbers
+        elif g.shape(term.value)!=g.shape(x): raise Stop('sum', "its input is a sum of different shapes")
+        elif term.call is None: _take_identity(g, move, term, [root for _,root in roots], affine)
+    shift = roots[0][1].sign*shift # one of them takes it
     for layer,root in roots:
         move.post[layer.path] = (layer, need_bias(g, layer, Affine(affine.s, shift)))
         shift = 0*shift

@@ -2022,3 +2022,94 @@ class OneRow(nn.Module):
 
 @case(bn=('one row',))
 def weight_is_one_row(): return seq(row=OneRow(), bn=nn.BatchNorm1d(4), act=nn.ReLU()), [torch.randn(2, 4, 8, dtype=torch.float64)]
+
+
+# ---------------------------------------------------------------- a bare parameter in the sum that a BatchNorm reads
+def bare(n=5): return nn.Parameter(torch.linspace(-1, 2, n))
+def lin(bias=False): return nn.Linear(6, 5, bias=bias)
+def bn1(n=5): return nn.BatchNorm1d(n)
+
+
+@case('bn')
+def bare_parameter(): return Fn(lambda s, x: F.relu(s.bn(s.lin(x) + s.p)), lin=lin(), p=bare(), bn=bn1()), vec()
+
+
+@case('bn')
+def bare_parameter_minus_layer(): return Fn(lambda s, x: F.relu(s.bn(s.p - s.lin(x))), lin=lin(True), p=bare(), bn=bn1()), vec()
+
+
+@case('bn')
+def bare_parameter_beside_two_layers():
+    return Fn(lambda s, x: F.relu(s.bn(s.a(x) - s.p + s.b(x.flip(0)) - s.p)), a=conv(), b=conv(padding=0), p=nn.Parameter(torch.randn(4, 1, 1)), bn=bn()), img()
+
+
+@case('bn')
+def bare_number_for_all(): return Fn(lambda s, x: F.relu(s.bn(s.p + s.conv(x))), conv=conv(), p=nn.Parameter(torch.tensor([1.5])), bn=bn()), img()
+
+
+@case('bn bn2')
+def bare_parameter_read_elsewhere():
+    return Fn(lambda s, x: F.relu(s.bn(s.lin(x) + s.p)) * s.p + s.bn2(s.b(x) + s.p), lin=lin(), b=lin(), p=bare(), bn=bn1(), bn2=bn1()), vec()
+
+
+@case('bn', bn2=('also read',))
+def bare_parameter_is_a_bias_too():
+    def f(s, x): return F.relu(s.bn(s.a(x) + s.b.bias)) + F.relu(s.bn2(s.b(x)))
+    return Fn(f, a=lin(), b=lin(True), bn=bn1(), bn2=bn1()), vec()
+
+
+@case(bn=('add',))
+def bare_parameter_expanded(): return Fn(lambda s, x: F.relu(s.bn((y := s.lin(x)) + s.p.expand_as(y) * 2)), lin=lin(), p=bare(), bn=bn1()), vec()
+
+
+@case(bn=('add',))
+def bare_parameter_of_another_axis(): return Fn(lambda s, x: F.relu(s.bn(s.conv(x) + s.p)), conv=nn.Conv1d(3, 4, 3, padding=1), p=bare(9), bn=bn1(4)), sig()
+
+
+@case(bn=('bias', 'add'))
+def bare_parameter_and_no_bias():
+    return Fn(lambda s, x: F.relu(s.bn(s.conv(x) + s.p)), conv=FConv(3, 4, 3, False), p=nn.Parameter(torch.randn(4, 1, 1)), bn=bn()), img()
+
+
+@case(bn=('also feeds', 'add'))
+def bare_parameter_and_the_sum_before_is_read(): return Fn(lambda s, x: F.relu(s.bn((y := s.lin(x)) + s.p)) + y, lin=lin(), p=bare(), bn=bn1()), vec()
+
+
+@case(bn=('another way',))
+def bare_parameter_chosen_by_the_batch():
+    return Fn(lambda s, x: F.relu(s.bn(s.lin(x) + (s.p if x.mean() > -9 else s.q))), lin=lin(), p=bare(), q=bare(), bn=bn1()), vec()
+
+
+@case(bn=('add',))
+def bare_parameter_written():
+    def f(s, x):
+        y = s.lin(x) + s.p
+        with torch.no_grad(): s.p.fill_(0.5)
+        return F.relu(s.bn(y))
+    return Fn(f, lin=lin(), p=bare(), bn=bn1()), vec()
+
+
+class SumInside(nn.Module):
+    "The parameter is given by the parent"
+    def __init__(self):
+        super().__init__()
+        self.lin, self.bn = lin(), bn1()
+
+    def forward(self, x, p): return F.relu(self.bn(self.lin(x) + p))
+
+
+@case(block__bn=('add',))
+def bare_parameter_that_another_batch_writes():
+    def f(s, x):
+        if x.mean() > 50: nn.init.constant_(s.holder.p, 0.5)
+        return s.block(x, s.holder.p)
+    holder = nn.Module()
+    holder.p = bare()
+    return Fn(f, holder=holder, block=SumInside()), vec()
+
+
+@case('block.bn')
+def bare_parameter_of_another_module():
+    holder = nn.Module()
+    holder.p = bare()
+    return Fn(lambda s, x: s.block(x, s.holder.p), holder=holder, block=SumInside()), vec()
