@@ -10,14 +10,15 @@ __all__ = ['FoldError', 'DoesNotRun', 'FoldEntry', 'Share', 'FoldPlan', 'apply',
            'held_elsewhere', 'kept_paths', 'layers_in_order', 'call_names', 'make_plan']
 
 # %% ../nbs/09_plan.ipynb #30c4a32b
-import fnmatch, itertools, random
+import fnmatch, random
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import permutations, product
 import numpy as np, torch
 from torch import nn
 from .affine import Affine, after
 from .flow import Absorber
-from .graph import Graph, is_bn, quote, say, scripted_bn
+from .graph import Graph, is_bn, say, scripted_bn
 from .ops import Stop, map_tensors, moves, op, tensors_in
 from .state import OUT_OF_MEMORY, is_lazy, no_gc, reachable
 from .trace import Record, trace
@@ -64,29 +65,37 @@ class FoldPlan:
 
     def __iter__(self): return iter(self.entries)
     def __len__(self): return len(self.entries)
-    def __getitem__(self, k): return next(e for e in self if e.bn==k) if isinstance(k, str) else self.entries[k]
+    def __getitem__(self, key): return next(e for e in self if e.bn==key) if isinstance(key, str) else self.entries[key]
+
     @property
     def folded(self):
         "Entries of the layers that go"
         return [e for e in self if e.folded]
+
     @property
     def kept(self):
         "Entries of the layers that stay"
         return [e for e in self if not e.folded]
 
 # %% ../nbs/09_plan.ipynb #dac1a575
+def _join(taken, new, joined):
+    "Note in `taken` what the absorbers in `new` take as well; `joined` makes one map of two"
+    for path,(layer,affine) in new.items():
+        taken[path] = (layer, joined(taken[path][1], affine) if path in taken else affine)
+
 def apply(g:Graph, move):
     "Note that layer `move.bn` is gone, and who has absorbed what"
-    for p,(o,a) in move.post.items():
-        g.post[p] = (o, after(a, g.post[p][1]) if p in g.post else a)
-        if p in g.tap: g.tap[p] = (o, Affine(*(a.s*x for x in g.tap[p][1])))
-    for p,(o,a) in move.pre.items(): g.pre[p] = (o, after(g.pre[p][1], a) if p in g.pre else a)
-    for p,(o,a) in move.tap.items(): g.tap[p] = (o, Affine(*(x+y for x,y in zip(g.tap[p][1], a))) if p in g.tap else a)
+    for path in move.post.keys() & g.tap.keys():
+        layer,tap = g.tap[path]
+        g.tap[path] = (layer, after(move.post[path][1]._replace(t=0), tap))
+    _join(g.pre, move.pre, after)
+    _join(g.post, move.post, lambda before, new: after(new, before))
+    _join(g.tap, move.tap, lambda before, new: Affine(before.s+new.s, before.t+new.t))
     g.folded.add(move.bn)
-    for i in g.layers[move.bn]:
-        x,y = g.calls[i].reads[0],g.calls[i].writes[0]
-        g.memory[g.one_memory(y)] = g.one_memory(x)
+    for call in (g.calls[i] for i in g.layers[move.bn]):
+        g.memory[g.one_memory(call.writes[0])] = g.one_memory(call.reads[0])
 
+# %% ../nbs/09_plan.ipynb #714a9b93
 def try_ways(g:Graph, path:str, into_bn:bool):
     "The first way that layer `path` can go, or what stopped each; to let others undo its map is the last resort"
     stops = []
@@ -98,72 +107,79 @@ def try_ways(g:Graph, path:str, into_bn:bool):
         except Stop as stop: stops[0] = stop.bare()
     return None,stops
 
-def decide(g:Graph)->tuple:
-    "Fold one layer after another until none can go; another BatchNorm absorbs only what no other layer can"
-    moves,stops,tried = {},{},{}
-    todo = [p for p in g.layers if p not in g.unfit]
-    def sweep(paths, into_bn):
-        "Try each of the layers `paths` once"
-        for p in paths:
-            if tried.get((p,into_bn))==len(moves): continue # nothing has changed since
-            tried[p,into_bn] = len(moves)
-            move,stops[p] = try_ways(g, p, into_bn)
-            if move: apply(g, move); moves[p] = move
-    size = None
-    while size!=len(moves):
-        size = len(moves)
-        sweep([p for p in todo if p not in moves], False)
-        beside = [p for p in todo if p not in moves and any(s.kind=='batchnorm' for s in stops[p])]
-        if size==len(moves): sweep(beside, True)
-    return moves,{**g.unfit, **{p:s for p,s in stops.items() if s}}
+# %% ../nbs/09_plan.ipynb #2ed364dd
+def decide(g:Graph):
+    "Fold one layer after another until none can go: `g.moves` has the `Move` of each, `g.stops` why the others stay"
+    g.moves,g.stops = {},{path:[stop] for path,stop in g.unfit.items()}
+    def sweep(into_bn):
+        "Try each layer that is left, into a BatchNorm only if one was in the way; could any go?"
+        before = len(g.moves)
+        for path in [p for p in g.layers if p not in g.unfit and p not in g.moves]:
+            if into_bn and all(stop.kind!='batchnorm' for stop in g.stops[path]): continue
+            move,g.stops[path] = try_ways(g, path, into_bn)
+            if move: apply(g, move); g.moves[path] = move; del g.stops[path]
+        return len(g.moves)>before
+    while sweep(False) or sweep(True): pass
 
 # %% ../nbs/09_plan.ipynb #6de9f5de
+def _plain(t)->bool:
+    "Is `t` a tensor with axes that can be cut and repeated?"
+    return t.dim()>0 and not t.is_nested and t.layout==torch.strided
+
 @dataclass
 class Batch:
     "The inputs of a model"
     args: tuple
     kwargs: dict = field(default_factory=dict)
 
-    def map(self, f):
-        "The same with `f` of each tensor"
-        return Batch(*map_tensors(f, (self.args, self.kwargs)))
+    def map(self, change):
+        "The same with `change` of each tensor"
+        return Batch(*map_tensors(change, (self.args, self.kwargs)))
+
+    @property
+    def shapes(self):
+        "Shape of each tensor with axes"
+        return [t.shape for t in tensors_in((self.args, self.kwargs)) if _plain(t)]
 
 def as_batch(o)->Batch:
     "An example batch as it was passed: one input, a tuple of positional inputs, or a dict of keyword inputs"
     if isinstance(o, Batch): return o
     return Batch((), o) if isinstance(o, dict) else Batch(tuple(o) if isinstance(o, (tuple,list)) else (o,))
 
+# %% ../nbs/09_plan.ipynb #d7bee954
 def resized(
     batch:Batch,
     items:int|None=None, # How many items; None for as many as it has
     lengths=(), # Length -> new length, of all axes from the `first` on that are as long
     first:int=1, # Which of the axes come after the items (and channels)
-    skew:int=0 # So much longer still is the last of several axes of one length: an image is no square then
+    skew:int=0 # So much longer still is the last axis of images as high as wide: they are no squares then
 )->Batch:
     "`batch`, repeated or cut to other sizes"
-    def f(t):
+    lengths = dict(lengths)
+    def fit(t):
         "`t`, repeated or cut"
-        if t.is_nested or t.layout!=torch.strided: return t
-        shape = [items if d==0 and items else dict(lengths).get(n, n) if d>=first else n for d,n in enumerate(t.shape)]
-        if skew and t.dim()>first+1 and t.shape[-1]==t.shape[-2]: shape[-1] += skew
-        return t.repeat([-(-new//max(n, 1)) for new,n in zip(shape, t.shape)])[tuple(slice(n) for n in shape)]
-    return batch.map(f)
+        if not _plain(t): return t
+        shape = [lengths.get(n, n) if axis>=first else n for axis,n in enumerate(t.shape)]
+        if items: shape[0] = items
+        if t.dim()>3 and t.shape[-1]==t.shape[-2] and t.shape[-1] in lengths: shape[-1] += skew
+        times = [-(-new//max(n, 1)) for new,n in zip(shape, t.shape)]
+        return t.repeat(times)[tuple(map(slice, shape))]
+    return batch.map(fit)
 
-def _plain(t): return bool(t.dim()) and t.dtype.is_floating_point and not t.is_nested and t.layout==torch.strided
-
+# %% ../nbs/09_plan.ipynb #ce0b57a0
 def negated(batch:Batch)->Batch:
     "`batch` with its numbers negated; integers and truth values stay"
-    return batch.map(lambda t: -t if _plain(t) else t)
+    return batch.map(lambda t: -t if _plain(t) and t.is_floating_point() else t)
 
 def turned(batch:Batch, layout:bool=False)->Batch:
     "`batch` with items and positions in reverse order, with `layout` images in the other memory format; integers stay"
-    def f(t):
+    def turn(t):
         "`t` turned"
-        if not _plain(t): return t
+        if not _plain(t) or not t.is_floating_point(): return t
         t = t.flip(0, *range(2, t.dim()))
         other = layout and t.dim()==4 and t.is_contiguous()
         return t.to(memory_format=torch.channels_last) if other else t.contiguous()
-    return batch.map(f)
+    return batch.map(turn)
 
 # %% ../nbs/09_plan.ipynb #08b26e32
 # words of a Mersenne Twister's state, which gives them out as 0, 2**31, and 32 ones
@@ -177,44 +193,44 @@ def extreme_draws(which:str):
 # %% ../nbs/09_plan.ipynb #76a728d8
 def _lengths(batch):
     "The number of items, if all tensors have the same, and the lengths of all other axes, the longest first"
-    ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim() and not t.is_nested and t.layout==torch.strided]
-    items = {len(t) for t in ts}
+    items = {shape[0] for shape in batch.shapes}
     items = items.pop() if len(items)==1 else None
-    return items,sorted({n for t in ts for n in (t.shape[1:] if items else t.shape)}, reverse=True)
+    return items,sorted({n for shape in batch.shapes for n in shape[1 if items else 0:]}, reverse=True)
 
 # odd lengths; then, for models that take only multiples, twice as long and half
 def _longer(n): return (2*n+1 if n<=64 else n+n//4+1), 2*n
 def _shorter(n): return (n//2-1+n//2%2 if n>8 else n//2), n//2
 
-def _try(model, batch, draws=None):
-    "(batch, record) of a forward; None where the model cannot take that batch"
-    try: return batch,trace(model, *batch.args, draws=draws, **batch.kwargs)
-    except OUT_OF_MEMORY: raise
-    except Exception: return None
+# %% ../nbs/09_plan.ipynb #93531ed2
+def _sizes(batch, n, other, items):
+    "`batch` with axes of length `n` made an `other` one: what is to be tried, each size once"
+    (odd,even),seen = other(n),[batch.shapes]
+    for first,(new,skew) in product((1,2) if items else (0,), ((odd,3), (odd,0), (even,0))):
+        sized = resized(batch, None, {n:max(new, 1)}, first, skew)
+        if sized.shapes in seen: continue
+        seen.append(sized.shapes)
+        yield sized
 
-def _first_axes(batch, n):
-    "From which axis on lengths of `n` are to be changed: without the channels too, where these are as many"
-    ts = [t for t in tensors_in((batch.args, batch.kwargs)) if t.dim()>2]
-    if _lengths(batch)[0] is None: return 0,
-    return (1,2) if any(t.shape[1]==n and n in t.shape[2:] for t in ts) else (1,)
+# %% ../nbs/09_plan.ipynb #ce5a1c9d
+def _first_taken(batches, run):
+    "The first of `batches` that the model takes, and what `run` gives for it; None if it takes none"
+    for batch in batches:
+        try: return batch,run(batch)
+        except OUT_OF_MEMORY: raise
+        except Exception: pass
 
-def _with_other_lengths(model, batch, items, lengths, other, change):
-    "(batch, record) with so many `items`, and other `lengths` as far as the model takes them, or None"
-    taken,found = {},None
-    for n in lengths:
-        tries = [(new, 0) for new in other(n) if new]
-        if tries and _square(batch, n): tries.insert(0, (tries[0][0], 3))
-        for first,(new,skew) in itertools.product(_first_axes(batch, n), tries): # the first that the model takes
-            if look := _try(model, change(resized(batch, items, {**taken, n:new}, first, skew))): break
-        else: continue
-        taken[n],found = new,look
-    if not found and len(tensors_in((batch.args, batch.kwargs)))>1: # lengths may belong together
-        found = _try(model, change(resized(batch, items, {n:n+lengths[0] for n in lengths})))
-    return found or _try(model, change(resized(batch, items)))
+def _recorded(model, batch, draws=None): return trace(model, *batch.args, draws=draws, **batch.kwargs)
 
-def _square(batch, n):
-    "Is there an image of this length both ways?"
-    return any(t.dim()>3 and t.shape[-2:]==(n,n) for t in tensors_in((batch.args, batch.kwargs)))
+def _look(model, batch, items, other, change):
+    "(batch, record) with so many `items`, and `other` lengths as far as the model takes them; None if it takes none"
+    def run(sized): return _recorded(model, change(sized))
+    has_items,lengths = _lengths(batch)
+    sized,rec = resized(batch, items),None
+    for n in lengths: sized,rec = _first_taken(_sizes(sized, n, other, has_items), run) or (sized,rec)
+    if rec is None:
+        together = [resized(sized, None, {n:n+lengths[0] for n in lengths})] if len(batch.shapes)>1 else []
+        sized,rec = _first_taken([*together, sized], run) or (None,None)
+    return rec and (change(sized), rec)
 
 # %% ../nbs/09_plan.ipynb #19ec11a1
 def looks(
@@ -224,14 +240,16 @@ def looks(
 ): # (batch, record) of each look; with other draws too, if the record drew: then without the batch
     "Look at other batches"
     for which in _words if rec.drawn else ():
-        if look := _try(model, batch, partial(extreme_draws, which)): yield None,look[1]
+        look = _first_taken([batch], partial(_recorded, model, draws=partial(extreme_draws, which)))
+        if look: yield None,look[1]
     if not sizes: return
-    items,lengths = _lengths(batch)
+    items,_ = _lengths(batch)
     other_order = partial(turned, layout=rec.layout)
     for n,other,change in ((1, _longer, negated), (max(2, (items or 0)+1), _shorter, other_order)):
-        for so_many in (items and n, None) if items else (None,): # what looks like items may be channels: of one image
-            if look := _with_other_lengths(model, batch, so_many, lengths, other, change): yield look; break
+        for so_many in (n, None) if items else (None,): # what looks like items may be channels: of one image
+            if look := _look(model, batch, so_many, other, change): yield look; break
 
+# %% ../nbs/09_plan.ipynb #8c4bf43b
 def looks_unlike(
     model:nn.Module,
     looked:list, # (batch, output) of each batch that the plan was decided on
@@ -239,87 +257,72 @@ def looks_unlike(
 )->list: # (batch, output)
     "Batches unlike the only one that was looked at: smaller where the model takes that, and in another order"
     if len(looked)>1: return []
-    items,lengths = _lengths(looked[0][0])
-    batch,found,smaller = looked[0][0],[],{n:_shorter(n)[0] for n in lengths[:1]}
-    few = [negated(resized(batch, items and 1, lengths)) for lengths in (smaller, {})]
-    for batches in (few, [turned(resized(batch, items and 2))]):
-        for batch in batches: # the first that the model takes
-            try: found.append((batch, run(model, batch))); break
-            except OUT_OF_MEMORY: raise
-            except Exception: pass
-    return found
+    batch,_ = looked[0]
+    items,lengths = _lengths(batch)
+    few = resized(batch, items and 1)
+    smaller = resized(few, None, {n:_shorter(n)[0] for n in lengths[:1]})
+    unlike = [negated(smaller), negated(few)],[turned(resized(batch, items and 2))]
+    return [found for some in unlike if (found := _first_taken(some, partial(run, model)))]
 
 # %% ../nbs/09_plan.ipynb #6b736eaa
-def _maps(g, paths): return [d[p][1] if p in d else None for p in sorted(paths) for d in (g.pre, g.post, g.tap)]
-
-def _same_maps(a, b):
-    same = lambda x,y: x is y or (x is not None and y is not None and all(map(torch.equal, x, y)))
-    return len(a)==len(b) and all(map(same, a, b))
-
 def _into(move): return tuple(dict.fromkeys([*move.post, *move.pre, *move.tap]))
 
-def _agrees(g, moves, h, others, p):
-    "Does graph `h` allow what `moves`, decided on graph `g`, does with layer `p`?"
-    into = _into(moves[p])
-    if h.layers.get(p):
-        return p in others and set(into)==set(_into(others[p])) and _same_maps(_maps(g, into), _maps(h, into))
-    return not any(h.readers.get(v) for o in into for v in h.values_of.get(o, ()))
+def _taken(g, paths):
+    "The maps that the absorbers at `paths` have taken"
+    ways = dict(pre=g.pre, post=g.post, tap=g.tap)
+    return {(way,path):torch.stack(maps[path][1]) for way,maps in ways.items() for path in paths if path in maps}
 
+def _agrees(g, other, path):
+    "Does graph `other` allow what was decided on graph `g` for layer `path`?"
+    into = _into(g.moves[path])
+    if not other.layers.get(path): # not reached: then nor must be what absorbs it
+        return not any(other.readers.get(v) for p in into for v in other.values_of.get(p, ()))
+    if path not in other.moves or set(into)!=set(_into(other.moves[path])): return False
+    mine,theirs = _taken(g, into),_taken(other, into)
+    return mine.keys()==theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+# %% ../nbs/09_plan.ipynb #c629a2cf
 def settled(
     model:nn.Module,
     records:list, # Of forwards on unlike batches
     unfit:dict, # Path -> `Stop`, of layers that are to stay
     **kwargs # For `Graph`
-)->list: # (graph, moves, stops) of each record
+)->list: # The graph of each record
     "Decide on all records, until they agree"
-    unfit = dict(unfit)
+    unfit,why = dict(unfit),Stop('looks', "for another batch, or another size of it, it would fold otherwise")
     while True:
-        graphs = [Graph(model, r, unfit, others=[o for o in records if o is not r], **kwargs) for r in records]
-        found = [(g, *decide(g)) for g in graphs]
-        pairs = [(a, b) for a in found for b in found if a is not b]
-        differ = {p for (g,moves,_),(h,others,_) in pairs for p in moves if not _agrees(g, moves, h, others, p)}
-        if not differ: return found
-        why = Stop('looks', "for another batch, or another size of it, it would fold otherwise")
+        graphs = [Graph(model, rec, unfit, others=[o for o in records if o is not rec], **kwargs) for rec in records]
+        for g in graphs: decide(g)
+        differ = {path for g,other in permutations(graphs, 2) for path in g.moves if not _agrees(g, other, path)}
+        if not differ: return graphs
         unfit.update(dict.fromkeys(differ, why))
 
 # %% ../nbs/09_plan.ipynb #340cb972
-def _statistics(m):
-    "Name -> tensor, of what BatchNorm `m` computes with"
-    tensors = {n:getattr(m, n, None) for n in ('running_mean','running_var','weight','bias')}
-    return {n:t for n,t in tensors.items() if t is not None and not is_lazy(t)}
+def _check_layer(path, m):
+    "FoldError if BatchNorm `m` holds a number that is not finite, or divides by zero"
+    if not hasattr(m, 'eps'):
+        what = f"`{path}` ({type(m).__name__}) is registered as a BatchNorm and has no `eps`"
+        raise FoldError(f"{what}: give it one, the number it adds to the variance")
+    named = {name:getattr(m, name, None) for name in ('running_mean','running_var','weight','bias')}
+    numbers = {name:t.detach().cpu().double() for name,t in named.items() if t is not None and not is_lazy(t)}
+    for name,t in numbers.items():
+        if t.isfinite().all(): continue
+        bad = f"{name} of `{path}` holds {t[~t.isfinite()][0].item()}"
+        raise FoldError(f"{bad}: it cannot be folded. Train the model again or reset the layer's statistics")
+    var = numbers.get('running_var', torch.ones(1))+m.eps
+    if (var<=0).any(): raise FoldError(f"running_var of `{path}` plus eps is {float(var.min())}: it must be positive")
 
 def check_statistics(model:nn.Module):
     "FoldError if a BatchNorm holds a number that is not finite"
-    bns = {p:m for p,m in model.named_modules() if is_bn(m) and not scripted_bn(m)}
-    for p,m in bns.items():
-        if not hasattr(m, 'eps'):
-            what = f"`{p}` ({type(m).__name__}) is registered as a BatchNorm and has no `eps`"
-            raise FoldError(f"{what}: give it one, the number it adds to the variance")
-    if not _all_sound(bns.values()):
-        for p,m in bns.items(): _check_layer(p, m)
-
-def _all_sound(bns):
-    "Is every number finite, every variance positive? One question for all: one by one it takes longer"
-    flat = lambda t: t.detach().flatten().to('cpu', torch.float64)
-    stats = [_statistics(m) for m in bns]
-    numbers = [flat(t) for d in stats for t in d.values()]
-    variances = [flat(d['running_var'])+m.eps for m,d in zip(bns, stats) if 'running_var' in d]
-    return all(bool(ok(torch.cat(ts)).all()) for ts,ok in ((numbers, torch.isfinite), (variances, lambda v: v>0)) if ts)
-
-def _check_layer(p, m):
-    for n,t in _statistics(m).items():
-        if t.isfinite().all(): continue
-        bad = f"{n} of `{p}` holds {t[~t.isfinite()][0].item()}"
-        raise FoldError(f"{bad}: it cannot be folded. Train the model again or reset the layer's statistics")
-    least = float((m.running_var.double()+m.eps).min()) if 'running_var' in _statistics(m) else 1.
-    if least<=0: raise FoldError(f"running_var of `{p}` plus eps is {least}: it must be positive")
+    for path,m in model.named_modules():
+        if is_bn(m) and not scripted_bn(m): _check_layer(path, m)
 
 # %% ../nbs/09_plan.ipynb #14ffa2b9
 def held_elsewhere(model:nn.Module)->dict:
-    "Path -> `Stop`, of modules that a plain list or the like holds too: only the check of a fold shows if they are called there"
+    "Path -> `Stop`, of modules that a plain list holds too: only the check of a fold shows if they are called there"
     loose = {id(m) for m in reachable(model)[1]}
-    why = "a plain list or the like holds it too, and the code may call it from there"
-    return {p:Stop('held', why) for p,m in model.named_modules() if id(m) in loose}
+    why = Stop('held', "a plain list or the like holds it too, and the code may call it from there")
+    return {path:why for path,m in model.named_modules() if id(m) in loose}
 
 def kept_paths(
     model:nn.Module,
@@ -328,71 +331,77 @@ def kept_paths(
     "The modules that are to stay as they are, with everything in them"
     found,mods = {},dict(model.named_modules())
     for o in keep if isinstance(keep, (list,tuple,set)) else [keep]:
-        fits = lambda p,m: isinstance(m, o) if isinstance(o, type) else isinstance(o, str) and fnmatch.fnmatchcase(p, o)
-        matches = [p for p,m in mods.items() if fits(p, m)]
-        if not matches:
+        if isinstance(o, type): tops = [path for path,m in mods.items() if isinstance(m, o)]
+        else: tops = [path for path in mods if isinstance(o, str) and fnmatch.fnmatchcase(path, o)]
+        if not tops:
             what = f"keep={o!r} names no module of the model"
             raise FoldError(f"{what}: pass a path, a pattern such as 'head.*', or a class")
-        below = [q for p in matches for q in mods if q==p or q.startswith(p+'.') or not p]
-        found.update(dict.fromkeys(below, getattr(o, '__name__', o)))
+        name = getattr(o, '__name__', o)
+        found.update((path,name) for top in tops for path,_ in mods[top].named_modules(prefix=top))
     return found
 
 # %% ../nbs/09_plan.ipynb #73f4345c
-def _final(into, p):
-    "Where the map of layer `p` went in the end, through BatchNorm layers that have gone themselves"
-    return tuple(dict.fromkeys(q for o in into[p] for q in (_final(into, o) if o in into else (o,))))
+def _final(into, path):
+    "Where the map of layer `path` went in the end, through BatchNorm layers that have gone themselves"
+    if path not in into: return (path,)
+    return tuple(dict.fromkeys(end for step in into[path] for end in _final(into, step)))
 
-def layers_in_order(graphs:list)->tuple:
-    "Paths of the layers that have weights of their own, in the order they were called; those that were not come last"
-    own = lambda g,p: p in g.layers or any(w is not None for w in g.mods[p]._parameters.values())
-    called = [v.path for g in graphs for v in g.rec.modules if own(g, v.path)]
-    return tuple(dict.fromkeys([*called, *(p for g in graphs for p in g.layers)]))
+def _kept_entry(graphs, path):
+    "The entry of layer `path`, which stays: the reasons of the first record that has any but that it was not reached"
+    reasons = [(g, g.stops[path]) for g in graphs if path in g.stops]
+    g,stops = next((o for o in reasons if o[1][0].kind!='not reached'), reasons[0])
+    near = [stop for stop in stops[2:] if stop.kind not in ('aside','sum','called')] # other ways that nearly were one
+    words = dict.fromkeys(say(g, stop) for stop in stops[:2]+near)
+    return FoldEntry(path, reason='; '.join(words), kind=stops[0].kind)
 
-def _changed(found):
-    "Paths of the modules whose own output is another once the model is folded"
-    paths = []
-    for g,moves,_ in found:
-        values = {v for move in moves.values() for v in move.values}
-        paths += [v.path for v in g.rec.modules if v.path and values & set(v.outputs)]
-    return tuple(p for p in dict.fromkeys(paths) if g.mods[p]._modules or g.mods[p]._parameters)
-
-def _worth_saying(stops):
-    "What stopped the ways back and forward, and the others where they came near"
-    return stops[:2] + [s for s in stops[2:] if s.kind not in ('aside','sum','called')]
-
-def _kept_entry(found, p):
-    "The entry of layer `p`, which stays: the reasons of the first record that has any but that it was not reached"
-    reasons = [(g, [s] if isinstance(s := stops[p], Stop) else s) for g,_,stops in found if p in stops]
-    g,stops = next(((g, s) for g,s in reasons if s[0].kind!='not reached'), reasons[0])
-    return FoldEntry(p, reason='; '.join(dict.fromkeys(say(g, s) for s in _worth_saying(stops))), kind=stops[0].kind)
-
-def _shares(found, into):
+def _shares(graphs, into):
     "Path -> what each layer absorbs that is left"
     shares = {}
-    for g,_,_ in found:
-        ways = [{p:a for p,a in d.items() if p not in into} for d in (g.pre, g.post, g.tap)]
-        owners = {p:o for d in ways for p,(o,_) in d.items()}
-        shares.update({p:Share(o, *(d[p][1] if p in d else None for d in ways)) for p,o in owners.items()})
+    for g in graphs:
+        for path in dict.fromkeys(p for p in (*g.pre, *g.post, *g.tap) if p not in into):
+            pre,post,tap = (ways.get(path, (None,None)) for ways in (g.pre, g.post, g.tap))
+            shares[path] = Share(pre[0] or post[0] or tap[0], pre[1], post[1], tap[1])
     return shares
 
-# %% ../nbs/09_plan.ipynb #9254c305
-def _assemble(found, looked):
-    "The plan that was found on all records"
-    into = {p:_into(move) for _,moves,_ in found for p,move in moves.items()}
-    paths,graphs = dict.fromkeys(p for g,_,_ in found for p in g.layers),[g for g,_,_ in found]
-    entries = [FoldEntry(p, _final(into, p)) if p in into else _kept_entry(found, p) for p in paths]
-    shares = _shares(found, into)
-    plan = FoldPlan(entries, shares, layers=layers_in_order(graphs), changed=_changed(found), looks=looked)
-    plan.names = call_names(found[0][0].rec, plan)
-    return plan
+# %% ../nbs/09_plan.ipynb #84306067
+def layers_in_order(graphs:list)->tuple:
+    "Paths of the layers that have weights of their own, in the order they were called; those that were not come last"
+    own = lambda g,path: path in g.layers or any(w is not None for w in g.mods[path]._parameters.values())
+    called = [visit.path for g in graphs for visit in g.rec.modules if own(g, visit.path)]
+    return tuple(dict.fromkeys([*called, *(path for g in graphs for path in g.layers)]))
+
+def _changed(graphs):
+    "Paths of the modules whose own output is another once the model is folded"
+    paths = []
+    for g in graphs:
+        values = {v for move in g.moves.values() for v in move.values}
+        paths += [visit.path for visit in g.rec.modules if visit.path and values & set(visit.outputs)]
+    mods = graphs[0].mods
+    return tuple(path for path in dict.fromkeys(paths) if mods[path]._modules or mods[path]._parameters)
 
 def call_names(rec:Record, plan:FoldPlan)->tuple:
     "Names of the calls in a record, but for those made in the BatchNorm layers that `plan` folds"
     gone = {e.bn for e in plan.folded}
-    inside = {k for k,v in enumerate(rec.modules) if v.path in gone}
-    return tuple(c.name for c in rec.calls if not inside & set(c.stack))
+    inside = {k for k,visit in enumerate(rec.modules) if visit.path in gone}
+    return tuple(call.name for call in rec.calls if not inside & set(call.stack))
 
 # %% ../nbs/09_plan.ipynb #506c5d17
+def _assemble(graphs, looked):
+    "The plan that was found on all records"
+    into = {path:_into(move) for g in graphs for path,move in g.moves.items()}
+    paths = dict.fromkeys(path for g in graphs for path in g.layers)
+    entries = [FoldEntry(path, _final(into, path)) if path in into else _kept_entry(graphs, path) for path in paths]
+    layers,changed = layers_in_order(graphs),_changed(graphs)
+    plan = FoldPlan(entries, _shares(graphs, into), layers=layers, changed=changed, looks=looked)
+    plan.names = call_names(graphs[0].rec, plan)
+    return plan
+
+def _moved(g):
+    "Did a map travel through a call that moves elements, and might move them otherwise at another size?"
+    readers = (g.calls[i] for move in g.moves.values() for v in move.values for i in g.readers.get(v, ()))
+    return any(op(call.name).how is moves for call in readers)
+
+# %% ../nbs/09_plan.ipynb #7f51f455
 def make_plan(
     model:nn.Module, # Its layers are decided on; nothing is changed
     *args, # One batch, as the positional inputs of the model
@@ -405,19 +414,14 @@ def make_plan(
     "Decide for each BatchNorm layer of `model` whether it can go, and into what"
     check_statistics(model)
     kept = kept_paths(model, keep)
-    unfit = {**{p:Stop('keep', f"it was asked to stay: keep={o!r}") for p,o in kept.items()}, **(odd or {})}
-    looked = [(b, trace(model, *b.args, **b.kwargs)) for b in (Batch(args, inputs or {}), *map(as_batch, also))]
+    unfit = {**{path:Stop('keep', f"it was asked to stay: keep={o!r}") for path,o in kept.items()}, **(odd or {})}
+    looked = [(batch, _recorded(model, batch)) for batch in (Batch(args, inputs or {}), *map(as_batch, also))]
     def decided():
-        "What is decided on all batches so far"
-        with torch.device('cpu'), no_gc(): return settled(model, [r for _,r in looked], unfit, scales=scales, kept=kept)
-    sized,found = [rec.sized for _,rec in looked],None
-    if not all(sized):
-        found = decided()
-        sized = [s or _moved(g, moves) for s,(g,moves,_) in zip(sized, found)]
-    more = [look for (b,rec),s in zip(looked, sized) for look in looks(model, b, rec, s)]
-    if more or not found: looked += more; found = decided()
-    return _assemble(found, [(b, r.out) for b,r in looked if b is not None])
-
-def _moved(g, done):
-    "Did a map travel through a call that moves elements, and might move them otherwise at another size?"
-    return any(op(g.calls[i].name).how is moves for m in done.values() for v in m.values for i in g.readers.get(v, ()))
+        "The graphs of all batches so far"
+        records = [rec for _,rec in looked]
+        with torch.device('cpu'), no_gc(): return settled(model, records, unfit, scales=scales, kept=kept)
+    graphs = decided()
+    sized = [g.rec.sized or _moved(g) for g in graphs]
+    more = [look for (batch,rec),sizes in zip(looked, sized) for look in looks(model, batch, rec, sizes)]
+    if more: looked += more; graphs = decided()
+    return _assemble(graphs, [(batch, rec.out) for batch,rec in looked if batch is not None])
