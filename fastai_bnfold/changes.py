@@ -24,20 +24,29 @@ class Change:
     old: object
     new: object
     like: Tensor|None = None # For a layer: the weight that shows where the model lives now
-    at: tuple = () # Device and dtype of `new` (or `like`) when it was made
-    mode: bool|None = None # For a layer: was it in train mode when it was made?
 
     def __post_init__(self):
-        tensor = self.new if isinstance(self.new, Tensor) else self.like
-        self.at = () if tensor is None else (tensor.device, tensor.dtype)
-        self.mode = getattr(self.new, 'training', None)
+        self.at = _place(self.new if isinstance(self.new, Tensor) else self.like)
+        self.mode = getattr(self.new, 'training', None) # for a layer: was it in train mode when it was made?
 
     def do(self):
         "Put in the new"
         self.slots[self.key] = self.new
+
     def undo(self):
-        "Put back the old"
+        "Put back the old, where the model is by now"
+        self._follow()
         self.slots[self.key] = self.old
+
+    def _follow(self):
+        "Bring the old to the device, the dtype and the mode that the model was brought to after the change"
+        if isinstance(self.new, nn.Module) and self.new.training!=self.mode: self.old.train(self.new.training)
+        now = _place(self.slots[self.key] if isinstance(self.new, Tensor) else self.like)
+        if self.old is None or now in (None, self.at): return
+        if isinstance(self.old, nn.Module): self.old.to(*now)
+        else: self.old.data = self.old.data.to(*now)
+
+def _place(t): return (t.device, t.dtype) if isinstance(t, Tensor) else None
 
 # %% ../nbs/12_changes.ipynb #cf2d066e
 PART = 2**18 # weights that are computed at a time: few enough for the cache
@@ -56,6 +65,7 @@ def _part(layer, out):
 
 def _some(affine, at): return None if affine is None else Affine(affine.s[at], affine.t[at])
 
+# %% ../nbs/12_changes.ipynb #4eda119e
 def _add_tap(weight, bias, tap, first):
     "Add map `tap` to the taps by which each output, from number `first` on, sees its own input; in place"
     rows = torch.arange(len(weight))
@@ -87,17 +97,17 @@ def _slot(mods, slots):
 
 def _absorbing(mods, share, work=None):
     "Changes that let a layer take over its share; a new parameter is trained if the old one was, or else the weight"
-    layer = share.absorber
+    layer,changes = share.absorber,[]
     m,weight,bias = mods[layer.path],_slot(mods, layer.weights),_slot(mods, layer.biases)
+    like = m.running_mean if weight is None else weight
     if layer.bn:
-        like = m.running_mean if weight is None else weight
         new = absorb_bn(m.running_mean, m.running_var, weight, bias, m.eps, share.pre, share.post)
         new = [round_to(values, torch.empty_like(like.detach())) for values in new]
-    else: like,new = weight,_new_weights(share, weight, bias, work)
-    trained = [(like if old is None else old).requires_grad for old in (weight,bias)]
-    params = [nn.Parameter(values, requires_grad=grad) for values,grad in zip(new, trained)]
-    slots = zip((layer.weights,layer.biases), params)
-    return [_put(mods[path], name, param) for places,param in slots for path,name in places]
+    else: new = _new_weights(share, weight, bias, work)
+    for places,old,values in zip((layer.weights,layer.biases), (weight,bias), new):
+        param = nn.Parameter(values, requires_grad=(like if old is None else old).requires_grad)
+        changes += [_put(mods[path], name, param) for path,name in places]
+    return changes
 
 # %% ../nbs/12_changes.ipynb #dd311a51
 def places_of(model):
@@ -113,6 +123,7 @@ def _replacing(m, places, like):
     rest.training,rest._bnfolded = m.training,True # a mark that goes wherever the model goes, into a file too
     return [Change(slots, key, m, rest, like) for slots,key in places]
 
+# %% ../nbs/12_changes.ipynb #cb98bd9c
 def _or_explain(mods, share, work):
     "`_absorbing`, or a FoldError that says why the new weights are no numbers"
     path = share.absorber.path
@@ -129,11 +140,9 @@ def changes_for(model:nn.Module, plan:FoldPlan)->list:
     mods = dict(model.named_modules())
     with torch.inference_mode(False), torch.device('cpu'):
         places,work = places_of(model),torch.empty(PART, dtype=torch.float64)
-        changes = [change for share in plan.maps.values() for change in _or_explain(mods, share, work)]
-        weights = {path:_slot(mods, share.absorber.weights) for path,share in plan.maps.items()}
-        new = {id(change.old):change.new for change in changes}
+        absorbing = {path:_or_explain(mods, share, work) for path,share in plan.maps.items()}
+        changes = sum(absorbing.values(), [])
         for entry in plan.folded:
-            m,near = mods[entry.bn],[weights[path] for path in entry.into if path in weights]
-            like = new.get(id(near[0]), near[0]) if near else None
+            m,like = mods[entry.bn],next((absorbing[path][0].new for path in entry.into if path in absorbing), None)
             changes += _replacing(m, places[id(m)], like)
         return changes
