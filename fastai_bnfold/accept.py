@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from .ops import tensors_in
 from .plan import FoldError
+from .state import is_lazy
 
 # %% ../nbs/10_accept.ipynb #7e6fc986
 def _no_module(o)->str:
@@ -75,12 +76,10 @@ def _came(o)->str|None:
 # %% ../nbs/10_accept.ipynb #af6c5eee
 def _check_devices(model, tensors):
     "FoldError if the model is on one device and a tensor on another"
-    devices = {t.device for t in (*model.parameters(), *model.buffers())}
-    if len(devices)!=1: return
-    home = devices.pop()
-    for t in tensors:
-        if t.device==home: continue
-        raise FoldError(f"the batch is on {t.device} and the model on {home}: move one of them with `.to(device)`")
+    homes = {t.device for t in (*model.parameters(), *model.buffers())}
+    away = {t.device for t in tensors}-homes
+    if len(homes)!=1 or not away: return
+    raise FoldError(f"the batch is on {away.pop()} and the model on {homes.pop()}: move one of them with `.to(device)`")
 
 def check_batch(
     model:nn.Module, # What is to run
@@ -89,13 +88,12 @@ def check_batch(
 ): # FoldError, with the way out, if this cannot be a batch
     "Accept an example batch, or say what it is instead"
     inputs = [*args, *(kwargs or {}).values()]
-    loader = next(filter(_is_loader, inputs), None)
-    tensors = [] if loader is not None else tensors_in(inputs)
-    if not tensors:
-        what = next(filter(None, map(_came, inputs if loader is None else [loader])), None)
+    loaders = list(filter(_is_loader, inputs))
+    if loaders or not tensors_in(inputs):
+        what = next(filter(None, map(_came, loaders or inputs)), None)
         if what: raise FoldError(f"tensors are needed, and {what}")
         raise FoldError("an example batch is needed: pass the model's positional inputs, such as `fold(x)`")
-    _check_devices(model, tensors)
+    _check_devices(model, tensors_in(inputs))
 
 # %% ../nbs/10_accept.ipynb #5078451b
 _casts = {torch.float16:'half', torch.bfloat16:'bfloat16', torch.float32:'float', torch.float64:'double'}
@@ -141,15 +139,15 @@ def explain(
     return FoldError(f"the model cannot run on this batch ({shapes}): {_brief(error)}")
 
 # %% ../nbs/10_accept.ipynb #a60a1cfb
+def _is_fresh(m):
+    "Are the counter and the statistics of BatchNorm `m` as they were made?"
+    mean,var,count = stats = [getattr(m, name, None) for name in ('running_mean','running_var','num_batches_tracked')]
+    if any(t is None or t.is_meta or is_lazy(t) for t in stats): return False
+    return int(count)==0 and not mean.any() and bool((var==1).all())
+
 def fresh_statistics(
     model:nn.Module
 )->list: # Module paths
     "BatchNorm layers with the statistics they were made with: no batch was seen, no weights were loaded"
-    def fresh(m):
-        "Are the counter and the statistics of `m` as they were made?"
-        mean,var,count = (getattr(m, n, None) for n in ('running_mean','running_var','num_batches_tracked'))
-        lacks = lambda t: t is None or t.is_meta or isinstance(t, nn.parameter.UninitializedTensorMixin)
-        if any(map(lacks, (mean,var,count))): return False
-        return int(count)==0 and not mean.any() and bool((var==1).all())
-    bns = [(p,m) for p,m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return [p for p,m in bns if fresh(m)]
+    kind = nn.modules.batchnorm._BatchNorm
+    return [path for path,m in model.named_modules() if isinstance(m, kind) and _is_fresh(m)]
