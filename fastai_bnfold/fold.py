@@ -9,21 +9,23 @@ __all__ = ['TOLERANCE', 'UNSTEADY', 'working_dtype', 'difference', 'nudged', 'ru
            'checksums', 'others_that_hold']
 
 # %% ../nbs/15_fold.ipynb #7f48170e
-import contextlib, copy, gc, zlib
-from itertools import zip_longest
+import copy, gc, zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .accept import check_batch, check_model, explain, fresh_statistics
-from .bench import bench
+from .bench import bench, evaluating
 from .changes import Change, changes_for
 from .collapse import collapsing, find_blocks
-from .ops import Stop, map_tensors, tensors_in
-from .plan import Batch, DoesNotRun, FoldError, held_elsewhere, FoldPlan, call_names, looks_unlike, make_plan
+from .ops import Stop, tensors_in
+from .plan import Batch, DoesNotRun, FoldError, FoldPlan, call_names, held_elsewhere, looks_unlike, make_plan
 from .report import FoldReport
+from .state import OUT_OF_MEMORY, is_lazy, own_attrs, own_copy, put_back, untouched
 from .trace import trace
-from .state import OUT_OF_MEMORY, is_lazy, own_copy, put_back, untouched
 
 # %% ../nbs/15_fold.ipynb #6db4c19b
 TOLERANCE = {
@@ -37,16 +39,11 @@ UNSTEADY = {torch.float64: 1e-5, torch.float32: 5e-3}
 
 def working_dtype(model, outs):
     "The coarsest floating type among weights and outputs: the one that decides how much rounding there is"
-    ds = {t.dtype for t in (*model.parameters(), *outs) if t.dtype in TOLERANCE}
-    return max(ds, key=TOLERANCE.get, default=torch.float32)
+    dtypes = {t.dtype for t in (*model.parameters(), *outs) if t.dtype in TOLERANCE}
+    return max(dtypes, key=TOLERANCE.get, default=torch.float32)
 
-def difference(before, after)->tuple[float,float]:
-    "Largest difference of two outputs, absolute and relative to each tensor's largest value; infinite if they do not match"
-    befores,afters = ([_dense(t) for t in tensors_in(o)] for o in (before,after))
-    if not befores: raise FoldError("the model returns no tensor: there is nothing to check the fold by")
-    if [b.shape for b in befores]!=[a.shape for a in afters]: return float('inf'),float('inf')
-    differences = [_difference(b, a) for b,a in zip(befores, afters)]
-    return max(d for d,_ in differences),max(r for _,r in differences)
+# %% ../nbs/15_fold.ipynb #ea3e9254
+_NO_MATCH = float('inf'),float('inf')
 
 def _dense(t):
     "Sparse, nested, complex and quantized tensors as plain ones"
@@ -55,15 +52,24 @@ def _dense(t):
     if t.layout!=torch.strided: t = t.to_dense()
     return torch.view_as_real(t) if t.is_complex() else t
 
-def _difference(b, a):
-    if not b.is_floating_point(): return (0.,0.) if torch.equal(b, a) else (float('inf'),)*2
-    b,a = b.detach().double(),a.detach().double()
-    fin = b.isfinite()
-    odd = lambda t: t[~fin].nan_to_num()
-    if not torch.equal(fin, a.isfinite()) or not torch.equal(odd(b), odd(a)): return (float('inf'),)*2
-    if not fin.any(): return (0.,0.)
-    d,size = float((b[fin]-a[fin]).abs().max()),float(b[fin].abs().max())
-    return d,(d/size if size else d)
+def _difference(before, after):
+    "Largest difference of two plain tensors, absolute and relative"
+    if not before.is_floating_point(): return (0.,0.) if torch.equal(before, after) else _NO_MATCH
+    before,after = before.detach().double(),after.detach().double()
+    finite = before.isfinite()
+    odd_before,odd_after = (t[~finite].nan_to_num() for t in (before,after))
+    if not torch.equal(finite, after.isfinite()) or not torch.equal(odd_before, odd_after): return _NO_MATCH
+    if not finite.any(): return (0.,0.)
+    most,size = float((before-after)[finite].abs().max()),float(before[finite].abs().max())
+    return most,(most/size if size else most)
+
+def difference(before, after)->tuple[float,float]:
+    "Largest difference of two outputs, absolute and relative to each tensor's largest value; infinite if unlike"
+    befores,afters = ([_dense(t) for t in tensors_in(o)] for o in (before,after))
+    if not befores: raise FoldError("the model returns no tensor: there is nothing to check the fold by")
+    if [b.shape for b in befores]!=[a.shape for a in afters]: return _NO_MATCH
+    differences = [_difference(b, a) for b,a in zip(befores, afters)]
+    return tuple(map(max, zip(*differences)))
 
 # %% ../nbs/15_fold.ipynb #c9a59b7c
 def nudged(batch:Batch)->Batch:
@@ -86,20 +92,16 @@ def _outputs(model, batch):
         "A hook that keeps the output of module `path`"
         return lambda m,i,out: got.append((path, [first(t) for t in tensors_in(out) if t.is_floating_point()]))
     with put_back(lambda: [h.remove() for h in hooks]):
-        for p,m in model.named_modules(): hooks.append(nn.Module.register_forward_hook(m, note(p)))
+        for path,m in model.named_modules(): hooks.append(nn.Module.register_forward_hook(m, note(path)))
         run(model, batch)
     return got
 
-def _first_difference(before, after, tol, plan):
+def _first_difference(before, after, tolerance, plan):
     "Path of the first module whose output differs though folding should not change it"
-    takes = {p for p,s in plan.maps.items() if s.post is not None}
-    changed = takes | {p for p,s in plan.maps.items() if s.tap is not None}
-    changed |= {e.bn for e in plan.folded if not takes & set(e.into)}
-    after = {(p,i):o for i,(p,o) in enumerate(after)}
-    for i,(p,o) in enumerate(before):
-        if p in changed: continue
-        if (p,i) not in after or difference(o or [torch.zeros(1)], after[p,i] or [torch.zeros(1)])[1]>tol: return p
-    return None
+    nothing = [torch.zeros(1)]
+    for (path,was),(now_path,now) in zip_longest(before, after, fillvalue=(None,[])):
+        if path in plan.changed: continue
+        if path!=now_path or difference(was or nothing, now or nothing)[1]>tolerance: return path
 
 # %% ../nbs/15_fold.ipynb #03619583
 class BNFolder:
@@ -125,31 +127,15 @@ class BNFolder:
         "What `fold` would do; changes nothing"
         return self._plan(xb, kwargs, keep=keep, also=also, scales=scales)
 
-    def fold(self,
-        *xb, # One example batch, as the positional inputs of the model
-        check:bool=True, # Compare the outputs before and after?
-        undo:bool=True, # Keep what `unfold` needs (the unfolded weights of the folded layers)?
-        collapse:bool=False, # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
-        timeit:bool=False, # Time the model before and after? Needs a second copy of it for the moment
-        keep=(), # Modules that stay: paths, patterns such as `'head.*'`, or classes
-        also=(), # Further example batches: each a tuple of positional inputs, or a dict of keyword inputs
-        scales:bool=False, # Fold scales and shifts that are parameters alone too (LayerScale)?
-        **kwargs # Keyword inputs of the model
-    )->FoldReport:
-        "Fold in place, all or nothing; FoldError and an unchanged model if an output would change"
-        options = dict(keep=keep, also=also, scales=scales, odd={} if check else held_elsewhere(self.model))
-        plan,before = self._plan(xb, kwargs, **options),twin(self.model) if timeit else None
-        if check: plan.looks += looks_unlike(self.model, plan.looks, run)
-        n,without = len(self._done),lambda odd: self._plan(xb, kwargs, **{**options, 'odd':odd})
-        report = self._fold(plan, check, collapse, without)
-        engines = dict(unfolded=_called(before, kwargs), folded=_called(self.model, kwargs))
-        try:
-            if timeit: report.times = bench(engines, *xb)
-        except BaseException: self.rewind(n); raise
-        if not undo: self.forget()
-        return report
-
 # %% ../nbs/15_fold.ipynb #6e8620d7
+@patch
+@contextmanager
+def _all_or_nothing(self:BNFolder):
+    "Take back what is folded meanwhile if anything goes wrong"
+    n = len(self._done)
+    try: yield
+    except BaseException: self.rewind(n); raise
+
 @patch
 def _plan(self:BNFolder, xb, kwargs, **options):
     "A plan, or a FoldError in words"
@@ -158,12 +144,41 @@ def _plan(self:BNFolder, xb, kwargs, **options):
     except (FoldError, *OUT_OF_MEMORY): raise
     except Exception as e: raise explain(self.model, xb, kwargs, e) from e
 
-def _called(model, kwargs): return (lambda *xb: model(*xb, **kwargs)) if kwargs else model
-
 def twin(model:nn.Module)->nn.Module:
     "A copy of `model`; tensors with a history, such as a dropped-out weight, are copied without it"
-    held = [o for m in model.modules() for k,o in vars(m).items() if k not in ('_parameters','_buffers','_modules')]
-    return copy.deepcopy(model, {id(t):t.detach().clone() for t in tensors_in(held, depth=4) if not t.is_leaf})
+    held = tensors_in(list(map(own_attrs, model.modules())), depth=5)
+    return copy.deepcopy(model, {id(t):t.detach().clone() for t in held if not t.is_leaf})
+
+def _times(unfolded, folded, xb, kwargs):
+    "Times of both models, in eval mode"
+    with evaluating(unfolded, folded):
+        models = dict(unfolded=unfolded, folded=folded)
+        if kwargs: models = {name:partial(m, **kwargs) for name,m in models.items()}
+        return bench(models, *xb)
+
+# %% ../nbs/15_fold.ipynb #2048dc74
+@patch
+def fold(self:BNFolder,
+    *xb, # One example batch, as the positional inputs of the model
+    check:bool=True, # Compare the outputs before and after?
+    undo:bool=True, # Keep what `unfold` needs (the unfolded weights of the folded layers)?
+    collapse:bool=False, # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
+    timeit:bool=False, # Time the model before and after? Needs a second copy of it for the moment
+    keep=(), # Modules that stay: paths, patterns such as `'head.*'`, or classes
+    also=(), # Further example batches: each a tuple of positional inputs, or a dict of keyword inputs
+    scales:bool=False, # Fold scales and shifts that are parameters alone too (LayerScale)?
+    **kwargs # Keyword inputs of the model
+)->FoldReport:
+    "Fold in place, all or nothing; FoldError and an unchanged model if an output would change"
+    plan_without = partial(self._plan, xb, kwargs, keep=keep, also=also, scales=scales)
+    plan = plan_without(odd={} if check else held_elsewhere(self.model))
+    before = twin(self.model) if timeit else None
+    if check: plan.looks += looks_unlike(self.model, plan.looks, run)
+    with self._all_or_nothing():
+        report = self._fold(plan, check, collapse, plan_without)
+        if timeit: report.times = _times(before, self.model, xb, kwargs)
+    if not undo: self.forget()
+    return report
 
 # %% ../nbs/15_fold.ipynb #b600a5bb
 class _Differs(Exception): "The check failed: why, on which batch, and the outputs of the folded model's modules"
@@ -173,38 +188,49 @@ def _fold(self:BNFolder, plan, check, collapse, plan_without):
     "Fold by `plan`, or without the odd layers that the check finds"
     try: return self._do(plan, check, collapse)
     except _Differs as e: differs = e
-    odd = self._odd_layers([e.bn for e in plan.folded], plan, plan_without)
-    if not odd: raise self._explained(differs, plan)
-    less = plan_without(odd)
-    less.looks = plan.looks
-    try: return self._do(less, check, collapse)
-    except _Differs: raise self._explained(differs, plan) from None
+    def do_without(odd, check, collapse):
+        "Fold all but the layers `odd`"
+        less = plan_without(odd=odd)
+        less.looks = plan.looks
+        return self._do(less, check, collapse)
+    odd = self._odd_layers([e.bn for e in plan.folded], do_without)
+    if odd:
+        try: return do_without(odd, check, collapse)
+        except _Differs: pass
+    raise self._explained(differs, plan)
 
+# %% ../nbs/15_fold.ipynb #995837be
 @patch
-def _odd_layers(self:BNFolder, paths, plan, plan_without, most=4):
-    "Path -> reason, of the few layers without which the others fold; empty if there are none, or too many"
+def _odd_layers(self:BNFolder, paths, do_without, most=4):
+    "Path -> `Stop`, of the few layers without which the others fold; empty if there are none, or too many"
     odd = {}
     def search(some):
-        "Look for odd layers among `some`"
-        if len(odd)>most or not (why := self._without_others(some, paths, plan, plan_without)): return
-        if len(some)==1: odd[some[0]] = Stop('odd', why)
-        else: search(some[:len(some)//2]); search(some[len(some)//2:])
+        "Look for odd layers among `some`: is anything wrong when only these are folded?"
+        if len(odd)>most: return
+        others = {path:Stop('odd') for path in paths if path not in some}
+        try: do_without(others, True, False); self.rewind(len(self._done)-1)
+        except (_Differs,FoldError) as e:
+            why = "without it the model does something else, so its code must look at the layer itself"
+            if len(some)==1: odd[some[0]] = Stop('odd', f"{why}: {e.args[0]}")
+            else: search(some[:len(some)//2]); search(some[len(some)//2:])
     if len(paths)>1: search(paths)
     return odd if len(odd)<=most and len(odd)<len(paths) else {}
 
-@patch
-def _without_others(self:BNFolder, some, paths, plan, plan_without):
-    "What is wrong when of `paths` only `some` are folded; empty if nothing is"
-    try:
-        fewer = plan_without({p:Stop('odd', '') for p in paths if p not in some})
-        fewer.looks = plan.looks
-        self._do(fewer, True, False)
-        self.rewind(len(self._done)-1)
-        return ''
-    except (_Differs,FoldError) as e:
-        return f"without it the model does something else, so its code must look at the layer itself: {e.args[0]}"
-
 # %% ../nbs/15_fold.ipynb #3b983d85
+@dataclass
+class Done:
+    "The changes of one fold, and checksums of the weights it left"
+    changes: list
+    left: dict = field(default_factory=dict)
+
+    def do(self):
+        "Make the changes"
+        for change in self.changes: change.do()
+    def undo(self):
+        "Take them back, the last one first"
+        for change in reversed(self.changes): change.undo()
+
+# %% ../nbs/15_fold.ipynb #0127766f
 @patch
 def _do(self:BNFolder, plan, check, collapse):
     "Make the changes of `plan`, and of a collapse"
@@ -214,21 +240,28 @@ def _do(self:BNFolder, plan, check, collapse):
 @patch
 def _commit(self:BNFolder, changes, plan, check, same_calls=True):
     "Make the changes and check them; take all of them back if anything goes wrong"
-    n,done,fresh = _n_params(self.model),len(self._done),tuple(fresh_statistics(self.model))
-    try:
+    before,fresh = _n_params(self.model),tuple(fresh_statistics(self.model))
+    with self._all_or_nothing():
         self._done.append(Done(changes))
-        for c in changes: c.do()
-        err = self._check(plan, same_calls) if check else (0.,0.,None)
-        report = FoldReport(plan, len(plan), len(plan.kept), n, _n_params(self.model), *err)
+        self._done[-1].do()
+        errs = self._check(plan, same_calls) if check else (0.,0.,None)
+        report = FoldReport(plan, len(plan), len(plan.kept), before, _n_params(self.model), *errs)
         report.fresh,report.changed = fresh,plan.changed
         if check and changes: report.shared = others_that_hold(self.model, plan)
         self._done[-1].left = checksums(self.model)
         return report
-    except BaseException:
-        self.rewind(done)
-        raise
 
 def _n_params(model): return sum(p.numel() for p in model.parameters() if not is_lazy(p))
+
+# %% ../nbs/15_fold.ipynb #b1cab39b
+@patch
+def rewind(self:BNFolder,
+    n:int=0 # How many folds to leave
+):
+    "Take back the last folds"
+    while len(self._done)>n:
+        self._done[-1].undo()
+        self._done.pop()
 
 @patch
 def forget(self:BNFolder):
@@ -237,54 +270,52 @@ def forget(self:BNFolder):
 
 # %% ../nbs/15_fold.ipynb #de6ad050
 @patch
-def _same_calls(self:BNFolder, plan, batch):
-    "The output of the folded model. It must make the calls it made before: code that looks at its layers may make others"
-    rec = trace(self.model, *batch.args, **batch.kwargs)
-    names = call_names(rec, plan)
-    if names!=plan.names:
-        at = next((a for a,b in zip_longest(names, plan.names) if a!=b), None)
-        words = f"in what it does: it calls {at or 'less'} where it did not before"
-        raise _Differs(words, batch, plan.looks[0][1], None)
-    return rec.out
-
-@patch
 def _check(self:BNFolder, plan, same_calls=True):
     "Compare with the outputs of the unfolded model; returns the largest errors and the tolerance"
-    errs,worst,tol = [],0.,TOLERANCE[working_dtype(self.model, tensors_in(plan.looks[0][1]))]
     if not any(_dense(t).isfinite().any() for t in tensors_in(plan.looks[0][1])):
         what = "the model's output on this batch has no finite number in it"
         raise FoldError(f"{what}: there is nothing to check the fold by")
+    errs = []
     for k,(batch,before) in enumerate(plan.looks):
         try: after = run(self.model, batch) if k or not same_calls else self._same_calls(plan, batch)
         except (*OUT_OF_MEMORY, _Differs): raise
         except Exception as e: raise _Differs(f"{type(e).__name__}: {e}", batch, before, None) from e
-        err = difference(before, after)
-        if not err[1]<=tol:
-            own = self._unsteadiness(batch, before)
-            if k and own==float('inf'): continue # rounding alone changes the answer here: it says nothing
-            worst = max(worst, min(own, UNSTEADY.get(working_dtype(self.model, tensors_in(before)), tol)))
-            words = f"by {err[0]:.3g} (relative {err[1]:.3g}, allowed {max(tol, worst):.0e})"
-            if not err[1]<=max(tol, min(own, worst)): raise _Differs(words, batch, before, _outputs(self.model, batch))
-        errs.append(err)
-    return *(max(e) for e in zip(*errs)),max(tol, worst)
+        errs.append(self._compared(batch, before, after, first=k==0))
+    return tuple(map(max, zip(*errs)))
+
+@patch
+def _same_calls(self:BNFolder, plan, batch):
+    "The output of the folded model, which must make the same calls: code that looks at its layers may make others"
+    rec = trace(self.model, *batch.args, **batch.kwargs)
+    names = call_names(rec, plan)
+    if names==plan.names: return rec.out
+    at = next((name for name,was in zip_longest(names, plan.names) if name!=was), None)
+    words = f"in what it does: it calls {at or 'less'} where it did not before"
+    raise _Differs(words, batch, plan.looks[0][1], None)
 
 # %% ../nbs/15_fold.ipynb #6b9da443
 @patch
-def _unsteadiness(self:BNFolder, batch, before):
-    "30 times as much as the unfolded model's own output moves when its input moves by a unit in the last place"
-    with self._unfolded(): return 30*difference(before, run(self.model, nudged(batch)))[1]
+def _compared(self:BNFolder, batch, before, after, first):
+    "Difference on one batch, absolute and relative, and the tolerance; `_Differs` where it is larger"
+    dtype = working_dtype(self.model, tensors_in(before))
+    (most,relative),allowed = difference(before, after),TOLERANCE[dtype]
+    if relative<=allowed: return most,relative,allowed
+    own = self._unsteadiness(batch, before)
+    if own==float('inf') and not first: return 0.,0.,0. # rounding alone changes the answer here: it says nothing
+    allowed = max(allowed, min(own, UNSTEADY.get(dtype, allowed)))
+    if relative<=allowed: return most,relative,allowed
+    words = f"by {most:.3g} (relative {relative:.3g}, allowed {allowed:.0e})"
+    raise _Differs(words, batch, before, _outputs(self.model, batch))
 
 @patch
-@contextlib.contextmanager
-def _unfolded(self:BNFolder):
-    "The model unfolded for a while"
-    changes = self._done[-1].changes
+def _unsteadiness(self:BNFolder, batch, before):
+    "30 times as much as the unfolded model's own output moves when its input moves by a unit in the last place"
     try:
-        for c in reversed(changes): c.undo()
-        yield
-    finally:
-        for c in changes: c.do()
+        self._done[-1].undo()
+        return 30*difference(before, run(self.model, nudged(batch)))[1]
+    finally: self._done[-1].do()
 
+# %% ../nbs/15_fold.ipynb #a6e30756
 @patch
 def _explained(self:BNFolder, differs, plan):
     "A FoldError that says where the folded model differs"
@@ -299,12 +330,6 @@ def _explained(self:BNFolder, differs, plan):
     return FoldError(f"folding would change the model's output {words}{start}. Nothing was changed")
 
 # %% ../nbs/15_fold.ipynb #e2d5ed6a
-@dataclass
-class Done:
-    "The changes of one fold, and checksums of the weights it left"
-    changes: list
-    left: dict = field(default_factory=dict)
-
 def checksum(t:Tensor)->int:
     "A checksum of all elements, whatever the memory format"
     t = t.detach().to_dense() if t.layout!=torch.strided else t.detach()
@@ -317,8 +342,8 @@ def checksums(model:nn.Module)->dict:
 def _changed_since(model, left):
     "Name of a parameter that was changed since the fold, other than by moving it; None if there is none"
     now = dict(model.named_parameters())
-    same = lambda p,dtype,was: p is not None and (p.dtype!=dtype or checksum(p)==was)
-    return next((n for n,(dtype,was) in left.items() if not same(now.get(n), dtype, was)), None)
+    for name,(dtype,was) in left.items():
+        if name not in now or now[name].dtype==dtype and checksum(now[name])!=was: return name
 
 # %% ../nbs/15_fold.ipynb #164b288e
 @patch
@@ -336,39 +361,20 @@ def unfold(self:BNFolder,
     self.rewind()
     return self.model
 
-@patch
-def rewind(self:BNFolder,
-    n:int=0 # How many folds to leave
-):
-    "Take back the last folds"
-    while len(self._done)>n:
-        changes = self._done[-1].changes
-        for c in changes: _moved(c)
-        for c in reversed(changes): c.undo()
-        self._done.pop()
-
-def _moved(c):
-    "Bring what was there before to where the model is now, and into its mode, if that was changed after the fold"
-    if isinstance(c.new, nn.Module) and c.new.training!=c.mode: c.old.train(c.new.training)
-    t = c.slots[c.key] if isinstance(c.new, Tensor) else c.like
-    if t is None or c.old is None or not isinstance(t, Tensor) or (t.device,t.dtype)==c.at: return
-    if isinstance(c.old, nn.Module): c.old.to(t.device, t.dtype)
-    else: c.old.data = c.old.data.to(t.device, t.dtype)
-
 # %% ../nbs/15_fold.ipynb #01c9526b
 def others_that_hold(model:nn.Module, plan:FoldPlan)->list:
     "Names of living modules outside of `model` that hold layers which the fold changes"
     layers = (*plan.maps, *(e.bn for e in plan.folded))
-    touched = [(p,m) for p,m in model.named_modules() if p and any((q+'.').startswith(p+'.') for q in layers)]
-    shared = {id(o):(p, o) for p,m in touched for o in (m, *m._parameters.values()) if o is not None}
-    mine = {id(slots) for m in model.modules() for slots in (m._modules,m._parameters)}
-    holding = gc.get_referrers(*(o for _,o in shared.values())) # a quick look first: mostly nobody else does
-    slots = {id(d):d for d in holding if isinstance(d, dict) and id(d) not in mine}
-    names = {k:next((shared[id(v)][0] for v in d.values() if id(v) in shared), None) for k,d in slots.items()}
-    if not any(names.values()): return []
-    others = [o for o in gc.get_objects() if issubclass(type(o), nn.Module)]
-    held = [(o, names.get(id(vars(o).get(r)))) for o in others for r in ('_modules','_parameters')]
-    return [f"another {type(o).__name__} holds `{name}`" for o,name in held if name]
+    inside = lambda path: path and any((layer+'.').startswith(path+'.') for layer in layers)
+    changed = [(path,m) for path,m in model.named_modules() if inside(path)]
+    names = {id(o):path for path,m in changed for o in (m, *m._parameters.values()) if o is not None}
+    own,found = set(map(id, model.modules())),[]
+    for other in gc.get_objects():
+        if not issubclass(type(other), nn.Module) or id(other) in own: continue
+        held = [o for slots in ('_modules','_parameters') for o in vars(other).get(slots, {}).values()]
+        name = next((names[id(o)] for o in held if id(o) in names), None)
+        if name: found.append(f"another {type(other).__name__} holds `{name}`")
+    return found
 
 # %% ../nbs/15_fold.ipynb #cf158a07
 @patch
@@ -377,28 +383,34 @@ def _collapsing(self:BNFolder, changes, plan):
     n = len(self._done)
     with put_back(lambda: self.rewind(n)):
         self._done.append(Done(changes))
-        for c in changes: c.do()
-        return collapsing(self.model, find_blocks(self.model, [b for b,_ in plan.looks]))
+        self._done[-1].do()
+        return collapsing(self.model, find_blocks(self.model, [batch for batch,_ in plan.looks]))
 
+# %% ../nbs/15_fold.ipynb #2dcc759c
 @patch
 def _commit_collapsed(self:BNFolder, changes, plan, check):
     "Make the changes and collapse; if the model does not take that, make the changes alone, and say so"
-    n = len(self._done)
     try: more,blocks = self._collapsing(changes, plan)
     except DoesNotRun as e: raise _Differs(str(e), *plan.looks[0], None) from e
-    called,hooks = set(),[]
     try:
-        with put_back(lambda: [h.remove() for h in hooks]):
-            for c in more: hooks.append(c.new.register_forward_hook(lambda m,i,o: called.add(id(m))))
-            report = self._commit(more+changes, plan, check, same_calls=not more)
-        if check and not all(id(c.new) in called for c in more):
-            raise FoldError("a block is called otherwise than by its place in the model")
+        with self._all_or_nothing():
+            report = self._commit_called(more, changes, plan, check)
         report.collapsed = blocks
         return report
     except (FoldError,_Differs) as e:
         if not blocks: raise
-        self.rewind(n)
         why = str(e) if isinstance(e, FoldError) else f"it would change the model's output {e.args[0]}"
     report = self._commit(changes, plan, check)
     report.not_collapsed = why.removesuffix('. Nothing was changed')
+    return report
+
+@patch
+def _commit_called(self:BNFolder, more, changes, plan, check):
+    "Make the changes and those of a collapse, `more`; FoldError if the check does not call each new layer"
+    called,hooks = set(),[]
+    with put_back(lambda: [h.remove() for h in hooks]):
+        for change in more: hooks.append(change.new.register_forward_hook(lambda m,i,o: called.add(m)))
+        report = self._commit(more+changes, plan, check, same_calls=not more)
+    if check and not called.issuperset(change.new for change in more):
+        raise FoldError("a block is called otherwise than by its place in the model")
     return report

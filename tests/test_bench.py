@@ -1,5 +1,5 @@
 "What the lesson in nbs/14_bench.ipynb does not show: coverage, faults, a machine without fastai"
-import json, os, random, shutil, subprocess, sys
+import copy, json, os, random, shutil, subprocess, sys
 from collections import namedtuple
 
 import pytest, torch
@@ -7,6 +7,7 @@ from torch import nn
 import benchmarks
 from fastai_bnfold import bench as B
 from fastai_bnfold.bench import Timings, bench, machine, paired_ratio, stir_bn, variants, without_bn
+from fastai_bnfold.fold import BNFolder
 
 
 def net():
@@ -238,3 +239,11 @@ def test_freezing_is_freezing(monkeypatch):
             copies[-1][1].weight.mul_(3)
             moved.append(not torch.allclose(f(x), y, atol=1e-3))
     assert moved == [True, False]
+
+def test_timing_by_keyword_is_in_eval_mode():
+    "What a BatchNorm that stays has counted is no matter of the clock"
+    m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU()).train()
+    was = copy.deepcopy(m[3].state_dict())
+    report = BNFolder(m).fold(input=torch.randn(4, 3, 8, 8), timeit=True)
+    assert report.times is not None and m.training
+    assert all(torch.equal(was[k], v) for k, v in m[3].state_dict().items())
