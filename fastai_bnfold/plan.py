@@ -197,8 +197,9 @@ def _lengths(batch):
     items = items.pop() if len(items)==1 else None
     return items,sorted({n for shape in batch.shapes for n in shape[1 if items else 0:]}, reverse=True)
 
-# odd lengths; then, for models that take only multiples, twice as long and half
-def _longer(n): return (2*n+1 if n<=64 else n+n//4+1), 2*n
+# odd lengths, for large images not much longer ones, since they take time;
+# then, for models that take only multiples, twice as long and half
+def _longer(n): return (2*n+1 if n<=64 else (n+n//8)|1), 2*n
 def _shorter(n): return (n//2-1+n//2%2 if n>8 else n//2), n//2
 
 # %% ../nbs/09_plan.ipynb #93531ed2
