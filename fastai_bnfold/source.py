@@ -10,7 +10,9 @@ __all__ = ['is_check', 'may_catch', 'deciding_line', 'functions_of', 'Reached', 
 
 # %% ../nbs/04_source.ipynb #011a3bed
 import ast, builtins, inspect, linecache, traceback, types
+from collections import ChainMap
 from functools import lru_cache
+from itertools import dropwhile, takewhile
 from fastcore.basics import patch
 from torch import nn
 from .state import is_fixed, own_attrs
@@ -18,56 +20,57 @@ from .state import is_fixed, own_attrs
 # %% ../nbs/04_source.ipynb #943af21d
 @lru_cache(maxsize=256)
 def _tree(file):
-    "The syntax tree of a file, each node with its `parent`; None where there is no source"
+    "The syntax tree of a file, each node with its `parent`; an empty one where there is no source"
     try: tree = ast.parse(''.join(linecache.getlines(file)))
-    except SyntaxError: return None
+    except SyntaxError: return ast.parse('')
     for node in ast.walk(tree):
         for child in ast.iter_child_nodes(node): child.parent = node
-    return tree if tree.body else None
+    return tree
 
-def _above(node):
-    "The nodes that `node` stands in, innermost first"
-    while node := getattr(node, 'parent', None): yield node
+def _statements(file, line):
+    "The statements that a line belongs to, innermost last; only the head of one that has a body"
+    found = [n for n in ast.walk(_tree(file)) if isinstance(n, ast.stmt) and n.lineno<=line<=n.end_lineno]
+    return [n for n in found if not hasattr(n, 'body') or line<n.body[0].lineno or line==n.lineno]
 
 def _called_name(node):
     "The name of the function that `node` calls; empty if it is no call, or of something else"
     return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ''
 
-def _on(node, line): return node.lineno<=line<=node.end_lineno
+def _root(node):
+    "The name at the start of `a.b[c].d`; empty if something else stands there"
+    while isinstance(node, (ast.Attribute,ast.Subscript)): node = node.value
+    return getattr(node, 'id', '')
 
-def _statements(tree, line):
-    "The statements that line `line` belongs to, innermost last; only the head of one that has a body"
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and _on(n, line)]
-    return [n for n in found if not hasattr(n, 'body') or line<n.body[0].lineno or line==n.lineno]
+def _loads(node): return isinstance(node.ctx, ast.Load)
 
 # %% ../nbs/04_source.ipynb #b0928768
+_ways_out = ast.Return,ast.Break,ast.Continue,ast.Yield,ast.YieldFrom
+
 def _only_raises(s):
     "Is `s` a statement whose one way leads on, and whose other way raises, and whose condition keeps nothing?"
-    asked = [getattr(s, 'test', None), *getattr(getattr(s, 'value', None), 'args', ())]
-    condition = [n for part in asked if part for n in ast.walk(part)]
-    keeps = lambda n: isinstance(n, ast.NamedExpr) or isinstance(n, ast.Call) and not _keeps_nothing(n)
-    if any(map(keeps, condition)): return False
-    if isinstance(s, ast.Assert): return True
-    if isinstance(s, ast.If): return not s.orelse and isinstance(s.body[-1], ast.Raise)
-    called = ast.unparse(s.value.func) if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) else ''
-    return called in ('_assert','torch._assert','torch._check') # PyTorch's own: nobody else's is known to keep nothing
+    raises = isinstance(s, ast.Assert)
+    if isinstance(s, ast.If) and not s.orelse and isinstance(s.body[-1], ast.Raise):
+        raises = not any(isinstance(n, _ways_out) for n in ast.walk(s))
+    if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call): # of nobody else's is it known
+        raises = ast.unparse(s.value.func) in ('_assert','torch._assert','torch._check')
+    return raises and all(map(_keeps_nothing, ast.walk(getattr(s, 'test', s))))
 
 _keepers = set('append add update extend insert setdefault set put pop push send write remove discard'.split())
 _askers = set('''len isinstance all any max min abs int float bool tuple list set sum range hasattr getattr type str
-    sorted zip'''.split())
+    sorted zip _assert'''.split())
 
-def _keeps_nothing(call):
-    "Does this call keep nothing: is it a plain question, or a method of something else than `self`?"
-    if isinstance(call.func, ast.Name): return call.func.id in _askers
-    name = ast.unparse(call.func)
-    return not name.startswith('self.') and name.split('.')[-1] not in _keepers and '__' not in name
+def _keeps_nothing(node):
+    "Is `node` no `:=`, and if it is a call, a plain question or a method of something else than `self`?"
+    if not isinstance(node, ast.Call): return not isinstance(node, ast.NamedExpr)
+    if not isinstance(node.func, ast.Attribute): return _called_name(node) in _askers
+    return _root(node.func)!='self' and node.func.attr not in _keepers and '__' not in node.func.attr
 
 # %% ../nbs/04_source.ipynb #aad68ca5
 def _caught(node):
     "Would an error in `node` be caught within its function?"
-    for n in _above(node):
-        if isinstance(n, (ast.FunctionDef,ast.Lambda)): return False
-        if isinstance(n, ast.Try) and n.handlers or type(n).__name__=='TryStar' or _unknown_manager(n): return True
+    while node := getattr(node, 'parent', None):
+        if isinstance(node, (ast.FunctionDef,ast.Lambda)): return False
+        if hasattr(node, 'finalbody') or _unknown_manager(node): return True # a `try` of either kind
     return False
 
 def _unknown_manager(n):
@@ -76,34 +79,32 @@ def _unknown_manager(n):
 
 @lru_cache(maxsize=10_000)
 def is_check(file, line):
-    "Does line `line` of `file` hold one statement only, and that one a condition whose other way raises?"
-    tree = _tree(file)
-    found = _statements(tree, line) if tree else []
-    checks = [s for s in found if _only_raises(s) and not _caught(s)]
-    inside = {n for s in checks for n in ast.walk(s)}
-    return len(checks)==1 and all(s in inside for s in found)
+    "Does a line of a file hold one statement only, and that one a condition whose other way raises?"
+    found = _statements(file, line)
+    inside = {n for s in found if _only_raises(s) and not _caught(s) for n in ast.walk(s)}
+    return bool(found) and inside.issuperset(found)
 
 @lru_cache(maxsize=10_000)
 def may_catch(file, line):
-    "Would an error that comes up to line `line` of `file` be caught there?"
-    tree = _tree(file)
-    return tree is None or any(map(_caught, _statements(tree, line)))
+    "Would an error that comes up to this line be caught there?"
+    found = _statements(file, line)
+    return not found or any(map(_caught, found))
 
 # %% ../nbs/04_source.ipynb #6a395db5
 _own = 'fastai_bnfold'
 
-def _home_of(frame):
-    "The package whose code runs in a frame of the stack"
-    return frame.f_globals.get('__name__', '').partition('.')[0]
+def _stack():
+    "The frames of the stack and their lines, from the code that runs out to who asked for the fold; none of PyTorch's"
+    home = lambda o: o[0].f_globals.get('__name__', '').partition('.')[0]
+    users = dropwhile(lambda o: home(o) in ('torch',_own), traceback.walk_stack(inspect.currentframe()))
+    return [o for o in takewhile(lambda o: home(o)!=_own, users) if home(o)!='torch']
 
 def deciding_line()->str:
     "The line of code that runs; empty where it stands in a condition whose other way only raises"
-    lines = [(f.f_code.co_filename,n,_home_of(f)) for f,n in traceback.walk_stack(None)]
-    while lines and lines[0][2] in ('torch',_own): lines.pop(0)
-    users = next((k for k,o in enumerate(lines) if o[2]==_own), len(lines)) # further out is who asked for the fold
+    lines = [(frame.f_code.co_filename,line) for frame,line in _stack()]
     if not lines: return 'unknown'
-    check = is_check(*lines[0][:2]) and not any(may_catch(*o[:2]) for o in lines[1:users] if o[2]!='torch')
-    return '' if check else linecache.getline(*lines[0][:2]).strip() or f'line {lines[0][1]}'
+    if is_check(*lines[0]) and not any(may_catch(*o) for o in lines[1:]): return ''
+    return linecache.getline(*lines[0]).strip() or f'line {lines[0][1]}'
 
 # %% ../nbs/04_source.ipynb #f1dbc960
 def functions_of(m:nn.Module)->dict:
@@ -119,175 +120,163 @@ def _function(o):
     o = getattr(o, '__func__', None) or getattr(o, 'fget', None) or getattr(o, 'func', o)
     return inspect.unwrap(o) if callable(o) else o
 
-def _nodes(f):
-    "The syntax trees of function `f` (several, where lambdas share a line); none where there is no source"
-    tree = _tree(f.__code__.co_filename)
+def _nodes(code):
+    "The syntax trees of a code object (several, where lambdas share a line); none where there is no source"
     first = lambda n: min(o.lineno for o in [n, *getattr(n, 'decorator_list', [])])
     kinds = ast.FunctionDef,ast.AsyncFunctionDef,ast.Lambda
-    named = lambda n: getattr(n, 'name', '<lambda>')==f.__name__
-    found = [n for n in ast.walk(tree) if isinstance(n, kinds) and named(n)] if tree else []
-    return [n for n in found if first(n)==f.__code__.co_firstlineno]
+    found = [n for n in ast.walk(_tree(code.co_filename)) if isinstance(n, kinds)]
+    return [n for n in found if getattr(n, 'name', '<lambda>')==code.co_name and first(n)==code.co_firstlineno]
 
 # %% ../nbs/04_source.ipynb #543cae82
-_parts_of_self = set('''modules children parameters buffers named_modules named_children named_parameters named_buffers
-    apply _apply state_dict get_submodule get_parameter get_buffer _modules _parameters _buffers __dict__'''.split())
-
 def _is_called(node):
     "Is what this expression gives just called? It may be one of several that are chosen from"
     up = node.parent
     if isinstance(up, ast.IfExp) and node is not up.test: return _is_called(up)
     return isinstance(up, ast.Call) and up.func is node
 
+_facts = set('device dtype shape is_floating_point is_complex requires_grad ndim'.split())
+
 def _is_asked(node):
     "Does the code only ask whether it is there, how long it is, or what it is?"
     up = node.parent
     if isinstance(up, ast.Compare): return all(isinstance(o, (ast.Is,ast.IsNot)) for o in up.ops)
     if isinstance(up, (ast.If,ast.IfExp,ast.While)): return up.test is node
-    name = up.func.id if isinstance(up, ast.Call) and isinstance(up.func, ast.Name) else ''
-    return isinstance(up, ast.UnaryOp) or name in ('len','isinstance','hasattr','type','super')
+    return isinstance(up, ast.UnaryOp) or _called_name(up) in ('len','isinstance','hasattr','type','super')
 
-_facts = set('device dtype shape is_floating_point is_complex requires_grad ndim'.split())
+# %% ../nbs/04_source.ipynb #8b54c2d1
+def _part(target, place):
+    "Part number `place` of a tuple that a loop takes its items apart into; None if it is no plain tuple"
+    plain = isinstance(target, ast.Tuple) and not any(isinstance(n, ast.Starred) for n in target.elts)
+    return target.elts[place] if plain and place<len(target.elts) else None
+
+def _item(node):
+    "What stands for an item of this expression in the loop or comprehension that runs over it; None if none does"
+    up = node.parent
+    if isinstance(up, (ast.For,ast.comprehension)): return up.target if up.iter is node else None
+    if getattr(up, 'attr', '') in ('values','items') and _is_called(up): # of a ModuleDict
+        return _item(up.parent) if up.attr=='values' else _part(_item(up.parent), 1)
+    name = _called_name(up)
+    if name=='reversed': return _item(up)
+    if name=='enumerate': return _part(_item(up), 1)
+    if name=='zip' and node in up.args: return _part(_item(up), up.args.index(node))
+
+def _uses_of_items(node, function):
+    "Where `function` uses items of this expression; the expression itself if it does something else with it"
+    up = node.parent
+    if isinstance(up, ast.Subscript) and up.value is node and not isinstance(up.slice, ast.Slice): return [up]
+    if _called_name(up)=='next': return [up]
+    if not isinstance(target := _item(node), ast.Name): return [node]
+    return [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id==target.id and _loads(n)]
+
+def _items_called(node, function):
+    "Are the items of this expression only called, or asked for?"
+    return all(_is_called(n) or _is_asked(n) for n in _uses_of_items(node, function))
 
 def _asks_of_weights(node, function):
     "Does the code, by what `node` gives (`self.parameters`), only ask on which device or of which dtype they are?"
-    if getattr(node, 'attr', '') not in ('parameters','buffers') or not isinstance(node.parent, ast.Call): return False
-    up,target = node.parent.parent,_loop_over(node.parent)
-    if _called_name(up)=='next': return getattr(up.parent, 'attr', '') in _facts
-    if not isinstance(target, ast.Name): return False
-    uses = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id==target.id and isinstance(n.ctx, ast.Load)]
-    return all(getattr(n.parent, 'attr', '') in _facts for n in uses)
-
-def _loop_over(node):
-    "The loop (or comprehension) that runs over this expression, and the target that stands for its items"
-    places = [] # in the tuples that stand for an item, the outermost last
-    while True:
-        up = node.parent
-        if _called_name(up) in ('enumerate','zip','reversed') and node in up.args:
-            if up.func.id!='reversed': places.append(1 if up.func.id=='enumerate' else up.args.index(node))
-            node = up
-        elif getattr(up, 'attr', '') in ('values','items') and isinstance(up.parent, ast.Call): # of a ModuleDict
-            if up.attr=='items': places.append(1)
-            node = up.parent
-        else: break
-    if not isinstance(up, (ast.For,ast.comprehension)) or up.iter is not node: return None
-    target = up.target
-    for k in reversed(places):
-        if not isinstance(target, ast.Tuple) or k>=len(target.elts): return None
-        target = target.elts[k]
-    return target
-
-def _items_called(node, function):
-    "Are the items of what this expression gives only called, in a loop or by their number?"
-    up = node.parent
-    if isinstance(up, ast.Subscript) and up.value is node and not isinstance(up.slice, ast.Slice): return _is_called(up)
-    target = _loop_over(node)
-    if not isinstance(target, ast.Name): return False
-    names = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id==target.id]
-    uses = [n for n in names if isinstance(n.ctx, ast.Load)]
-    return all(_is_called(n) or _is_asked(n) for n in uses)
+    if node.attr not in ('parameters','buffers') or not _is_called(node): return False
+    return all(getattr(n.parent, 'attr', '') in _facts for n in _uses_of_items(node.parent, function))
 
 # %% ../nbs/04_source.ipynb #18f0333f
 def _written(node):
-    "What statement or target `node` writes into; None if it writes nothing but a local name"
-    if isinstance(node, (ast.Attribute,ast.Subscript)) and isinstance(node.ctx, (ast.Store,ast.Del)): return node
-    if isinstance(node, (ast.Global,ast.Nonlocal)): return node
-    called = node.func if isinstance(node, ast.Call) else None
-    if isinstance(called, ast.Attribute) and called.attr in _keepers: return called.value
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        return None if _only_raises(node) else node.value.func
-    if _called_name(node) in ('setattr','delattr','exec','eval'): return node
-
-def _root(node):
-    "The name at the start of `a.b[c].d`"
-    while isinstance(node, (ast.Attribute,ast.Subscript)): node = node.value
-    return node
+    "What `node` changes, or calls for the effect only, and the attribute or method by which; None if it does neither"
+    if isinstance(node, (ast.Global,ast.Nonlocal)): return node,''
+    if isinstance(node, (ast.Attribute,ast.Subscript)) and not _loads(node): return node.value,getattr(node, 'attr', '')
+    if not isinstance(node, ast.Call): return None
+    effect = isinstance(node.parent, ast.Expr) and not _only_raises(node.parent)
+    if isinstance(node.func, ast.Attribute):
+        return (node.func.value,node.func.attr) if effect or node.func.attr in _keepers else None
+    return (node.func,'') if effect or _called_name(node) in ('setattr','delattr','exec','eval') else None
 
 # %% ../nbs/04_source.ipynb #9461a67b
-def _own_names(function, me):
-    "The names that `function` gives a value to and that stand for nothing it got from `me` or from outside"
-    named = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
-    arguments = {a.arg for a in ast.walk(function) if isinstance(a, ast.arg)} - me
-    own = arguments | {n.id for n in named if not isinstance(n.ctx, ast.Load)}
-    size = None
-    while size!=len(own):
-        size = len(own)
-        own -= {n.id for n in named if not isinstance(n.ctx, ast.Load) and not _sources(n) <= own}
-    return own
+def _new_names(function, arguments=frozenset()):
+    "The names, and which of `arguments`, that only stand for new things: for what is called or made for them"
+    named = [n for n in ast.walk(function) if isinstance(n, ast.Name) and not _loads(n)]
+    return ({n.id for n in named}|arguments) - {n.id for n in named if _stands_for_old(n)}
 
-def _first_argument(function):
-    "The name of the first argument, mostly `self`"
-    return {a.arg for a in [*function.args.posonlyargs, *function.args.args][:1]}
+def _stands_for_old(name):
+    "May the target `name` stand for something that was there before? An item of a loop may"
+    up = name.parent
+    while isinstance(up, (ast.Tuple,ast.List,ast.Starred)): up = up.parent
+    return not hasattr(up, 'value') or _is_old(up.value)
 
-def _sources(target):
-    "The names at the start of what variable `target` may stand for: what is called or made for it is new"
-    values = (getattr(o, 'iter', getattr(o, 'value', None)) for o in _above(target))
-    return _roots(next(filter(None, values), None))
+def _is_old(value):
+    "May this expression give something that was there before, or take it along in a tuple?"
+    several = isinstance(value, (ast.Tuple,ast.IfExp,ast.BoolOp,ast.Starred,ast.NamedExpr))
+    old = isinstance(value, (ast.Name,ast.Attribute,ast.Subscript)) or _called_name(value) in ('getattr','vars','next')
+    return old or several and any(map(_is_old, ast.iter_child_nodes(value)))
 
-def _roots(value):
-    "The names at the start of an expression, or of those that it chooses from or puts together"
-    root = _root(value)
-    if isinstance(root, ast.Name): return {root.id}
-    several = isinstance(root, (ast.Tuple,ast.List,ast.Set,ast.Dict,ast.IfExp,ast.BoolOp,ast.Starred,ast.NamedExpr))
-    return set().union(*map(_roots, ast.iter_child_nodes(root))) if several else set()
+def _names(code, known, cells=()):
+    "Name -> what it stands for in `code`, which knows the globals `known`; None for the names that are its own"
+    held = {name:cell.cell_contents for name,cell in zip(code.co_freevars, cells) if cell!=types.CellType()}
+    local = dict.fromkeys((*code.co_varnames, *code.co_cellvars, *code.co_freevars))
+    return ChainMap(held, local, known, vars(builtins))
 
-def _named(f, name):
-    "What `name` stands for in the code of function `f`, where it is none of its own"
-    cells = dict(zip(f.__code__.co_freevars, f.__closure__ or ()))
-    return cells[name].cell_contents if name in cells and cells[name]!=types.CellType() else f.__globals__.get(name)
+def _names_of(f): return _names(f.__code__, f.__globals__, f.__closure__ or ())
+
+def _stands_for(node, names):
+    "What a name, or part of a package, stands for; None if that is not known"
+    if isinstance(node, ast.Name): return names.get(node.id)
+    package = _stands_for(node.value, names) if isinstance(node, ast.Attribute) else None
+    return getattr(package, node.attr, None) if inspect.ismodule(package) else None
 
 def _home(o):
     "The package that `o` comes from"
     home = getattr(o, '__name__', '') if inspect.ismodule(o) else getattr(o, '__module__', None) or type(o).__module__
     return home.partition('.')[0]
 
-_harmless = 'torch','warnings','logging' # what these keep is no decision
+_harmless = {'torch','warnings','logging'} # what these keep is no decision
 
 # %% ../nbs/04_source.ipynb #3bdc99bd
+_parts_of_self = set('''modules children parameters buffers named_modules named_children named_parameters named_buffers
+    apply _apply state_dict get_submodule get_parameter get_buffer _modules _parameters _buffers __dict__
+    __getattr__ __getattribute__'''.split())
+
 class Reached:
     "How the code of module `m`, as far as its `forward` leads, speaks of its children"
     def __init__(self, m:nn.Module):
         self.inside,self.items,self.all,self.stores,self.stores_elsewhere = set(),set(),False,False,False
         self.m,self.functions,self.nodes,self.helpers = m,functions_of(m),[],set()
         self.todo,seen = [('forward',True),('__call__',True)],set()
-        held = [*own_attrs(m).items(), *(item for c in type(m).__mro__ for item in vars(c).items() if isinstance(item[1], staticmethod))]
-        self.plain = {name for name,o in held if isinstance(o, (types.FunctionType,staticmethod))} # they get no `self`
         while self.todo:
             if (todo := self.todo.pop()) in seen: continue
             seen.add(todo)
             for f in self.functions.get(todo[0], ()): self.read(f, todo[1])
 
+    def takes_self(self, name):
+        "Is function `name` a method, and neither static nor one that `m` itself holds?"
+        static = isinstance(inspect.getattr_static(type(self.m), name, None), staticmethod)
+        return not static and not isinstance(vars(self.m).get(name), types.FunctionType)
+
     def read(self, f, takes_self):
         "Read function `f`"
-        nodes = _nodes(f)
+        nodes = _nodes(f.__code__)
         self.nodes += nodes
         if not nodes: self.all = True
         for node in nodes:
-            me = _first_argument(node) if takes_self else set()
+            me = {a.arg for a in [*node.args.posonlyargs, *node.args.args][:takes_self]} # `self`
             for n in ast.walk(node):
-                if isinstance(n, ast.Name) and n.id in me: self.mention(n, node)
+                if isinstance(n, ast.Name) and n.id in me or _called_name(n)=='super': self.mention(n, node)
+                self.all |= _called_name(n) in ('locals','eval','exec')
             self.read_stores(f, node, me)
 
     def mention(self, node, function):
-        "Note what the code does with `self`"
+        "Note what the code does with `self`, or with `super()`"
         up = node.parent
-        if isinstance(up, ast.Attribute): return self.child(up.attr, up, function)
-        if _called_name(up)=='getattr':
-            if len(up.args)>1 and isinstance(up.args[1], ast.Constant): return self.child(up.args[1].value, up, function)
-            if _is_called(up): return
-        elif _is_asked(node) or _items_called(node, function) or self.own_function(node): return
-        self.all = True
+        named = _called_name(up)=='getattr' and isinstance(up.args[-1], ast.Constant) and len(up.args)==2
+        if isinstance(up, ast.Attribute) or named: self.child(up.args[1].value if named else up.attr, up, function)
+        else: self.all |= not (_is_asked(node) or _items_called(node, function) or self.own_function(node))
 
     def own_function(self, node):
         "Is `self` passed, first of all, to a function that it holds itself, which is read too?"
         up = node.parent
-        first = isinstance(up, ast.Call) and up.args[:1]==[node]
-        name = getattr(up.func, 'attr', None) if first else None
+        name = getattr(up.func, 'attr', '') if isinstance(up, ast.Call) and up.args[:1]==[node] else ''
         if name in self.functions: self.todo.append((name, True))
         return name in self.functions
 
     def child(self, name, node, function):
         "Note what it does with child `name`, which is what `node` gives"
-        if name in self.functions: self.todo.append((name, name not in self.plain))
+        if name in self.functions: self.todo.append((name, self.takes_self(name)))
         if name in _parts_of_self: self.all |= not _asks_of_weights(node, function)
         elif _is_called(node) or _is_asked(node) or self.is_setting(name, node.parent): pass
         elif _items_called(node, function): self.items.add(name)
@@ -296,127 +285,114 @@ class Reached:
     def is_setting(self, name, node):
         "Does `node` read a plain setting of child `name`, such as `self.conv.stride`?"
         settings = vars(getattr(self.m, name)) if isinstance(getattr(self.m, name, None), nn.Module) else {}
-        read = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node.attr in settings
-        return read and is_fixed(settings[node.attr])
+        return isinstance(node, ast.Attribute) and _loads(node) and is_fixed(settings.get(node.attr, settings))
 
 # %% ../nbs/04_source.ipynb #4981884d
+def _arguments(function): return {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
+
 @patch
 def read_stores(self:Reached, f, function, me=frozenset()):
     "Note where the code `function` of `f` keeps something, and the helpers that it calls"
-    own,body = _own_names(function, me),function.body if isinstance(function.body, list) else [function.body]
+    given = _arguments(function) if f.__name__ in ('forward','__call__') else frozenset() # who gave these is told
+    new,names = _new_names(function, given),_names_of(f)
+    body = function.body if isinstance(function.body, list) else [function.body]
     for n in (n for part in body for n in ast.walk(part)):
-        if (name := _called_name(n)) and name not in own: self.read_helper(_named(f, name))
-        if not (target := _written(n)): continue
-        # even a tensor can carry an attribute on
-        attribute = isinstance(target, ast.Attribute) and not isinstance(target.ctx, ast.Load)
-        if attribute or getattr(_root(target), 'id', None) not in own: self.store(f, target, me)
+        if isinstance(n, ast.Call): self.read_helper(_stands_for(n.func, names))
+        if not (written := _written(n)): continue
+        holder,attr = written
+        name,known = getattr(holder, 'id', ''),names.get(_root(holder))
+        helper = isinstance(n, ast.Call) and n.func is holder and inspect.isfunction(known) # read too
+        fresh = name in new and not isinstance(n, ast.Attribute) # even a new tensor can carry an attribute on
+        if name in me or _called_name(holder)=='super': self.stores |= attr not in self.functions # these are read too
+        elif not (helper or fresh or _harmless & {_home(known),_root(holder)}): self.stores_elsewhere = True
 
 @patch
 def read_helper(self:Reached, helper):
     "Note where function `helper` keeps something"
     if not inspect.isfunction(helper) or helper in self.helpers or _home(helper) in _harmless: return
     self.helpers.add(helper)
-    nodes = _nodes(inspect.unwrap(helper))
+    f = inspect.unwrap(helper)
+    nodes = _nodes(f.__code__)
     if not nodes: self.stores_elsewhere = True
-    for node in nodes: self.read_stores(helper, node)
-
-@patch
-def store(self:Reached, f, target, me):
-    "Note that function `f` keeps something in `target`: in an attribute of `self`, or elsewhere"
-    root = getattr(_root(target), 'id', None)
-    if isinstance(target, ast.Subscript) and root in me: return # a cache: what it holds then shows in the record
-    name = target.attr if isinstance(target, ast.Attribute) and getattr(target.value, 'id', '') in me else None
-    if name: self.stores |= name not in self.functions # what these keep is read in them
-    elif not self.known_to_keep_nothing(f, target, root): self.stores_elsewhere = True
-
-@patch
-def known_to_keep_nothing(self:Reached, f, target, root):
-    "Is `target` a helper that is read too, or something of PyTorch's?"
-    known = _named(f, root) if root else None
-    called = isinstance(target, ast.Name) and (root in _askers or inspect.isfunction(known))
-    imported = known is None and root in _harmless # within the function
-    return called or imported or root is not None and _home(known) in _harmless
+    for node in nodes: self.read_stores(f, node)
 
 # %% ../nbs/04_source.ipynb #4d07d488
+_lists = nn.ModuleList,nn.ModuleDict
+
+def _leaves(child):
+    "What a list or dict of modules holds in the end; a module that is none itself"
+    return [o for item in child.children() for o in _leaves(item)] if isinstance(child, _lists) else [child]
+
 def units(m:nn.Module)->list:
     "The modules that the code of `m` treats as a whole: its children, and of a list or dict of modules the items"
-    r,found = Reached(m),[]
-    if r.all: return []
-    def add(name, child, harmless):
-        "Take `child`, or what is in it, unless the code reaches inside"
-        if isinstance(child, (nn.ModuleList,nn.ModuleDict)):
-            for k,o in child.named_children(): add(k, o, name not in r.inside)
-        elif harmless: found.append(child)
-    for name,child in m.named_children(): add(name, child, name not in r.inside|r.items)
-    return found
+    r = Reached(m)
+    inside = lambda name,child: r.all or name in r.inside or name in r.items and not isinstance(child, _lists)
+    return [unit for name,child in m.named_children() if not inside(name, child) for unit in _leaves(child)]
 
 # %% ../nbs/04_source.ipynb #77d58d4f
+def _mentions(nodes, name):
+    "Where code speaks of an attribute `name`"
+    return [n for root in nodes for n in ast.walk(root) if getattr(n, 'attr', None)==name]
+
 def uses_part_of(m:nn.Module, name:str)->bool:
     "Does the code that the forward of `m` leads to use a part of a `name`, as in `self.block.conv` or `net.block[0]`?"
-    used = [n.parent for root in Reached(m).nodes for n in ast.walk(root) if getattr(n, 'attr', None)==name]
-    return any(isinstance(up, (ast.Attribute,ast.Subscript)) for up in used)
+    return any(isinstance(n.parent, (ast.Attribute,ast.Subscript)) for n in _mentions(Reached(m).nodes, name))
 
 # %% ../nbs/04_source.ipynb #557fc6d2
-_settings = set('shape size dim ndim dtype device stride kernel_size padding dilation groups weight bias'.split())
-_forbidden = ast.Try,ast.With,ast.Lambda,ast.Yield,ast.YieldFrom,ast.FunctionDef,ast.Delete,ast.NamedExpr,ast.Global,ast.Nonlocal
+def _computes(call, names, helpers=True):
+    "Does this call compute, and keep nothing: by PyTorch or `math`, or a helper that calls no further one?"
+    if getattr(call.func, 'attr', '') in ('size','dim','ceil','floor'): return True # of a tensor
+    f = _stands_for(call.func, names)
+    if _home(f) in ('torch','math'): return callable(f)
+    if _home(f)=='builtins': return getattr(f, '__name__', '') in _askers-{'getattr'}
+    nodes = _nodes(f.__code__) if helpers and inspect.isfunction(f) else []
+    inner = [n for node in nodes for n in ast.walk(node)]
+    calls = [n for n in inner if isinstance(n, ast.Call)]
+    return bool(nodes) and not any(map(_written, inner)) and all(_computes(n, _names_of(f), False) for n in calls)
 
-def _called(call, names):
-    "The function that `call` calls, by its name or as part of a package; `names` are those known to the code"
-    root,chain = call.func,[]
-    while isinstance(root, ast.Attribute): chain.insert(0, root.attr); root = root.value
-    found = names.get(root.id, vars(builtins).get(root.id)) if isinstance(root, ast.Name) else None
-    for attr in chain: found = getattr(found, attr, None) if inspect.ismodule(found) else None
-    return found
+_settings = set('shape size dim ndim dtype device stride kernel_size padding dilation groups'.split())
 
-def _computes(f):
-    "Does function `f` compute, and keep nothing?"
-    if _home(f) in ('torch','math','builtins'): return callable(f)
-    inner = [n for root in (_nodes(f) if inspect.isfunction(f) else []) for n in ast.walk(root)]
-    known = lambda n: callable(_called(n, f.__globals__)) or getattr(n.func, 'attr', '') in ('ceil','floor')
-    return bool(inner) and all(known(n) for n in inner if isinstance(n, ast.Call)) and not any(map(_written, inner))
+def _only_settings(node):
+    "Is `node` no part of anything but a plain setting, or the size of a part?"
+    sized = getattr(node.parent, 'attr', '') in ('shape','size')
+    return not isinstance(node, ast.Attribute) or node.attr in _settings or sized
 
-def _hands_on(n, name, names):
-    "Is `n` a call of PyTorch's whose first argument is `name`, or this name itself?"
-    if isinstance(n, ast.Call): return _home(_called(n, names))=='torch' and bool(n.args) and _hands_on(n.args[0], name, {})
-    return isinstance(n, ast.Name) and n.id==name
+# %% ../nbs/04_source.ipynb #2ab91e64
+_steps = ast.Assign,ast.AugAssign,ast.If,ast.Return,ast.Expr
+_no_steps = ast.Lambda,ast.NamedExpr,ast.Yield,ast.YieldFrom
 
-def _is_harmless(n, name, names):
-    "Does `n`, one of the places that name the tensor `name`, ask what it is, hand it on to PyTorch, or return it?"
-    if isinstance(n.ctx, ast.Store): return isinstance(n.parent, ast.Assign) and _hands_on(n.parent.value, name, names)
-    return isinstance(n.parent, (ast.Attribute,ast.Return)) or _called_name(n.parent)=='isinstance' or _hands_on(n.parent, name, names)
-
-def _pads(root, names):
-    "Does function `root` ask one of its arguments for its size, and do nothing but hand it on to PyTorch?"
-    inner = [n for part in root.body for n in ast.walk(part)]
+def _pads(function, names):
+    "Does `function` end in one `return` of its tensor, padded by what it computes, or handed on to PyTorch?"
+    inner,last = [n for part in function.body for n in ast.walk(part)],function.body[-1]
     of = lambda kind: [n for n in inner if isinstance(n, kind)]
-    arguments = {a.arg for a in ast.walk(root.args) if isinstance(a, ast.arg)}
-    asked = {n.value.id for n in of(ast.Attribute) if n.attr in ('shape','size') and isinstance(n.value, ast.Name)}
-    if len(asked)!=1 or not asked<=arguments or of(_forbidden): return False
-    tensor, = asked
-    weights = [n for n in of(ast.Attribute) if n.attr in ('weight','bias') and getattr(n.parent, 'attr', '') not in ('shape','size')]
-    same_end = len({ast.unparse(n) for n in of(ast.Return)})==1 and all(isinstance(n.parent.parent, ast.Return) for n in weights)
-    return ((same_end or not weights)
-        and all(isinstance(n.ctx, ast.Load) for n in of((ast.Attribute,ast.Subscript)))
-        and all(n.attr in _settings for n in of(ast.Attribute) if getattr(_root(n), 'id', '') in arguments)
-        and all(getattr(n.func, 'attr', '') in ('size','dim') or _computes(_called(n, names)) for n in of(ast.Call))
-        and all(_hands_on(n.value, tensor, names) for n in of(ast.Return))
-        and all(_is_harmless(n, tensor, names) for n in of(ast.Name) if n.id==tensor))
+    called = lambda value: _stands_for(value.func, names) if isinstance(value, ast.Call) and value.args else None
+    value = getattr(last, 'value', None)
+    tensor = getattr(value.args[0] if _home(called(value))=='torch' else value, 'id', '')
+    if of(ast.Return)!=[last] or tensor not in _arguments(function): return False
+    given,end = [n for n in of(ast.Name) if not _loads(n)],list(ast.walk(last))
+    pads = lambda value: called(value) is nn.functional.pad and getattr(value.args[0], 'id', '')==tensor
+    changes = {tensor, *(n.id for n in given)}
+    fixed = [n.id for n in end if getattr(n, 'id', None) in changes]==[tensor]
+    return ((fixed or pads(value))
+        and all(isinstance(n, _steps) for n in of(ast.stmt)) and not of(_no_steps) and not any(map(_written, inner))
+        and all(isinstance(n.parent, ast.Assign) and pads(n.parent.value) for n in given if n.id==tensor)
+        and all(_only_settings(n) for n in inner if n not in end and names.get(_root(n)) is None)
+        and all(_computes(n, names) for n in of(ast.Call)))
 
+# %% ../nbs/04_source.ipynb #71e05cd3
 _padders = {} # code -> what `_pads` says of it
 
 def only_pads()->bool:
-    "Is the code that runs a helper function that only computes how to pad its one tensor?"
-    frame = next((f for f,_ in traceback.walk_stack(None) if _home_of(f) not in ('torch',_own)), None)
-    if frame is None: return False
-    if (code := frame.f_code) not in _padders:
-        inner = ast.walk(_tree(code.co_filename)) if _tree(code.co_filename) else []
-        found = [n for n in inner if isinstance(n, ast.FunctionDef) and n.name==code.co_name and n.lineno==code.co_firstlineno]
-        _padders[code] = len(found)==1 and _pads(found[0], frame.f_globals)
+    "Is the code that runs a function that only computes how to pad its one tensor?"
+    if not (stack := _stack()): return False
+    code,known = stack[0][0].f_code,stack[0][0].f_globals
+    if code not in _padders:
+        functions = [n for n in _nodes(code) if isinstance(n, ast.FunctionDef)]
+        _padders[code] = any(_pads(n, _names(code, known)) for n in functions)
     return _padders[code]
 
 # %% ../nbs/04_source.ipynb #2fbbe677
 def passes_bias(m:nn.Module)->bool:
     "Would the code of `m` use a bias if there were one?"
     if getattr(inspect.getattr_static(type(m), 'forward'), '__module__', '').startswith('torch.nn.'): return True
-    roots = [root for functions in functions_of(m).values() for f in functions for root in _nodes(f)]
-    return any(getattr(n, 'attr', None)=='bias' for root in roots for n in ast.walk(root))
+    return any(_mentions(_nodes(f.__code__), 'bias') for functions in functions_of(m).values() for f in functions)
