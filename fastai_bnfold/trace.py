@@ -9,7 +9,7 @@ __all__ = ['FROM_INPUT', 'FROM_SIZES', 'FROM_CODE', 'FROM_WEIGHTS', 'Value', 'Mo
            'Tracer', 'hooked', 'see', 'trace']
 
 # %% ../nbs/05_trace.ipynb #9ce27036
-import contextlib, gc, random, threading, weakref
+import contextlib, gc, pickle, random, threading, weakref
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import numpy as np, torch
@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from .ops import Asked, Call, Ref, holds_plain, leaves, map_tensors, op, op_name, tensors_in
 from .source import deciding_line, only_pads
-from .state import Listener, is_lazy, memory_of, no_gc, own_attrs, own_copy, put_back
+from .state import Listener, is_fixed, is_lazy, memory_of, no_gc, own_attrs, own_copy, put_back
 from .state import reachable, untouched, written_by
 
 # %% ../nbs/05_trace.ipynb #1d18b8fb
@@ -47,10 +47,10 @@ class ModuleCall:
     single: bool = False # One tensor in, and nothing else; one tensor out?
     passed: tuple = () # How many positional inputs it was given, and the names of the others
     given: bool = False # Was it given something else than tensors and sizes?
-    gives: bool = False # Did it return, or raise, something else than one tensor?
+    gives: bool = False # Did it return, or raise, something else than one tensor, or get what it can write more into?
     tells: str = '' # The line of its own code that turned what a tensor holds into a Python value
     sizes: dict = field(default_factory=dict) # What its own code asked sizes for: (size, other number, line of code)
-    asks: set = field(default_factory=set) # Values of which its own code asked what they are: the dtype, say, or how many axes
+    asks: set = field(default_factory=set) # Values whose dtype, say, or number of axes its own code asked for
 
 # %% ../nbs/05_trace.ipynb #4c59b9eb
 class Watcher(NamedTuple):
@@ -243,7 +243,7 @@ def ask(self:Tracer, n, other=None):
 
 @patch
 def pads_by(self:Tracer, value):
-    "The code computes from the size of `value` how to pad it: that is all it tells, and all that it could have got must stay"
+    "The code only computes from the size of `value` how to pad it; all that it could have got must stay"
     path = self.running().path if self.running() else ''
     here = {value, *(v for _,v in self.numbers.alive() if self.rec.values[v].origin!=FROM_WEIGHTS)}
     see(self.rec, here, 'decides', f"may be padded by a size in {f'`{path}`' if path else 'the model'}")
@@ -297,7 +297,8 @@ class _Visits:
         call = ModuleCall(self.paths[m], len(t.rec.calls), parent=t.stack[-1] if t.stack else None)
         call.inputs,call.passed = tuple(map(t.known, tensors_in(passed))),(len(args),tuple(kwargs))
         call.single = len(args)==1 and isinstance(args[0], Tensor) and not kwargs
-        call.given = not all(isinstance(o, (Tensor,Asked)) for o in passed)
+        plain = [o for o in passed if not isinstance(o, (Tensor,Asked))]
+        call.given,call.gives = bool(plain),not all(map(is_fixed, plain))
         t.rec.modules.append(call)
         t.stack += (len(t.rec.modules)-1,)
         if m in self.hooked: see(t.rec, call.inputs, 'hook', self.hook(m))
@@ -308,7 +309,7 @@ class _Visits:
         t = self.tracer
         call,t.stack = t.rec.modules[t.stack[-1]],t.stack[:-1]
         call.end,call.outputs = len(t.rec.calls),tuple(map(t.known, tensors_in(out)))
-        call.gives,call.single = not isinstance(out, Tensor),call.single and isinstance(out, Tensor)
+        call.gives,call.single = call.gives or not isinstance(out, Tensor),call.single and isinstance(out, Tensor)
         if m in self.hooked and m._forward_hooks: see(t.rec, call.outputs, 'hook', self.hook(m))
 
     def hook(self, m):
@@ -349,7 +350,8 @@ def _note_escaped(tracer):
 
 def _plain_contents(o):
     "What `o` directly holds that is no tensor, nor a container of tensors alone"
-    if isinstance(o, (np.ndarray,bytearray)): return o.tobytes() if isinstance(o, np.ndarray) else bytes(o)
+    if isinstance(o, np.ndarray): return o.tobytes()
+    if isinstance(o, bytearray): return bytes(o)
     if isinstance(o, (Tensor,type)): return []
     attrs = own_attrs(o) if isinstance(o, nn.Module) else getattr(o, '__dict__', {})
     held = o if isinstance(o, (dict,list,set)) else attrs
@@ -358,7 +360,7 @@ def _plain_contents(o):
 
 def _draws():
     "The states of Python's and numpy's random generators"
-    return random.getstate(),[o.tobytes() if isinstance(o, np.ndarray) else o for o in np.random.get_state()]
+    return pickle.dumps((random.getstate(), np.random.get_state()))
 
 # %% ../nbs/05_trace.ipynb #79f03967
 def trace(
