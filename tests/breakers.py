@@ -2553,6 +2553,255 @@ class IdentityAsked(Parts):
         return self.bn(y if got is x else torch.relu(y))
 
 
+# ---------------------------------------------------------------- (l) what code could do out of sight of its source
+sight = group('sight')
+
+
+@sight(trap='conv bn')
+class RaisesOrReturns(Line):
+    "The body that ends in `raise` has another way out"
+    flag = True
+
+    def forward(self, x):
+        if x.max() > 50:
+            if self.flag: return self.conv(x)
+            raise ValueError('hot')
+        return self.bn(self.conv(x))
+
+
+@sight('block.bn', trap='conv bn')
+class RaisesOrBreaks(Parts):
+    "The same in a loop"
+    def forward(self, x):
+        y = self.conv(self.block(x))
+        for flag in (True,):
+            if x.max() > 50:
+                if flag:
+                    y = torch.relu(y)
+                    break
+                raise ValueError('hot')
+        return self.bn(y)
+
+
+@sight('block.bn', trap='conv bn')
+class FinallyOnly(Parts):
+    "A `try` without `except`: `return` in its `finally` swallows what was raised, and the convolution's output is read once"
+    def forward(self, x):
+        y, hot = self.conv(self.block(x)), True
+        try:
+            assert x.max() < 50
+            hot = False
+        finally: return self.bn(torch.relu(y) if hot else y)
+
+
+class AppendsToGiven(nn.Module):
+    def forward(self, x, log):
+        if x.max() > 50: log.append(1)
+        return x
+
+
+@sight('block.bn', trap='conv bn')
+class ListGivenToGate(Parts):
+    "The child gives back a tensor only, and writes into the list that it was given"
+    def __init__(self):
+        super().__init__()
+        self.gate = AppendsToGiven()
+
+    def forward(self, x):
+        log = []
+        x = self.gate(x, log)
+        y = self.conv(self.block(x))
+        return self.bn(torch.relu(y) if log else y)
+
+
+class NotesHot(nn.Module):
+    "Notes in a dict that others hold too, by `how`"
+    def __init__(self, notes):
+        super().__init__()
+        self.notes = notes
+
+    def forward(self, x):
+        if x.max() > 50: self.notes['hot'] = True
+        return x
+
+
+def note(notes, hot):
+    if hot: notes['hot'] = True
+
+
+class NotesByHelper(NotesHot):
+    def forward(self, x):
+        note(self.notes, x.max() > 50)
+        return x
+
+
+class NotesByGetattr(NotesHot):
+    def forward(self, x):
+        notes = getattr(self, 'notes')
+        if x.max() > 50: notes['hot'] = True
+        return x
+
+
+class WithNotes(Parts):
+    "Clears the notes, and reads them after the gate"
+    def __init__(self, gate=NotesHot):
+        super().__init__()
+        self.notes = {}
+        self.gate = gate(self.notes)
+
+    def forward(self, x):
+        self.notes.clear()
+        x = self.gate(x)
+        y = self.conv(self.block(x))
+        return self.bn(torch.relu(y) if self.notes.get('hot') else y)
+
+
+@sight('block.bn', trap='conv bn')
+def notes_in_a_shared_dict(): return WithNotes()
+
+
+@sight('block.bn', trap='conv bn')
+def notes_by_a_helper(): return WithNotes(NotesByHelper)
+
+
+@sight('block.bn', trap='conv bn')
+def notes_by_getattr(): return WithNotes(NotesByGetattr)
+
+
+@sight(trap='block.conv block.bn')
+class BySuper(Pair):
+    "`super()` is `self` too"
+    def forward(self, x):
+        if x.max() > 20: return next(super().children())[0](x)
+        return self.side(self.block(x))
+
+
+@sight(trap='block.conv block.bn')
+class ByDunderGetattr(Pair):
+    "A child by `__getattr__`"
+    def forward(self, x):
+        if x.max() > 20: return self.__getattr__('block')[0](x)
+        return self.side(self.block(x))
+
+
+@sight(trap='block.conv block.bn')
+class ByLocals(Pair):
+    "`self` by its name"
+    def forward(self, x):
+        if x.max() > 20: return locals()['self'].block[0](x)
+        return self.side(self.block(x))
+
+
+@sight(trap='block.conv block.bn')
+class ByNameOfMethod(Pair):
+    "The method that takes the block apart is named by a string that is put together"
+    def apart(self, x): return self.block[0](x)
+
+    def forward(self, x):
+        if x.max() > 20: return getattr(self, 'ap' + 'art')(x)
+        return self.side(self.block(x))
+
+
+@sight(trap='layers.0.0.conv layers.0.0.bn')
+class ListOfLists(nn.Module):
+    "A list of modules in a list of modules"
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.ModuleList([block()])])
+
+    def forward(self, x): return self.layers[0][0][0](x) if x.max() > 20 else self.layers[0][0](x)
+
+
+@sight('block.bn', trap='conv bn')
+class BranchInLambda(Parts):
+    "The line that decides is the statement that makes a lambda"
+    def forward(self, x):
+        act = lambda y: torch.relu(y) if x.max() > 50 else y
+        return self.bn(act(self.conv(self.block(x))))
+
+
+# helpers that pad by a size, and do one thing more; 14 is a width that no look hits by chance
+WIDE = [image(1, 8, 14), image(1, 8, 16)]
+
+
+def pads_and_sets(t, layer):
+    n = (t.shape[-1] == 14) * 1
+    setattr(layer, 'wide', n)
+    if n: t = F.pad(t, (0, n))
+    return t
+
+
+@sight(trap='conv bn', others=WIDE)
+class PadderSetsFlag(Line):
+    "By `setattr`"
+    def forward(self, x):
+        y = self.conv(pads_and_sets(x, self.conv))
+        return self.bn(torch.relu(y) if self.conv.wide else y)
+
+
+def convolves_or_not(t, w, b):
+    if t.shape[-1] == 14: return t
+    return F.conv2d(t, w, b)
+
+
+class OneByOne(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 3, 1), bn(3)
+
+
+@sight(trap='conv bn', others=WIDE)
+class PadderGoes(OneByOne):
+    "It convolves one way only, with a weight that it was given"
+    def forward(self, x): return self.bn(convolves_or_not(x, self.conv.weight, self.conv.bias))
+
+
+def convolves_without_bias(t, w, b):
+    n = (t.shape[-1] == 14) * 1
+    return F.conv2d(t, w, None if n else b)
+
+
+@sight(trap='conv bn', others=WIDE)
+class PadderDropsBias(OneByOne):
+    "It leaves out the bias on another way"
+    def forward(self, x): return self.bn(convolves_without_bias(x, self.conv.weight, self.conv.bias))
+
+
+def nothing_if_wide(t):
+    if t.shape[-1] != 14: return t
+
+
+@sight(trap='conv bn', others=WIDE)
+class PadderGivesNothing(Line):
+    "It falls off its end on another way"
+    def forward(self, x):
+        got, y = nothing_if_wide(x), self.conv(x)
+        return self.bn(torch.relu(y) if got is None else y)
+
+
+def noted(n):
+    NOTES['wide'] = n
+    return n
+
+
+def amount(n):
+    k = noted(n)
+    return k
+
+
+def pads_and_notes(t):
+    n = amount((t.shape[-1] == 14) * 1)
+    return F.pad(t, (0, n))
+
+
+@sight(trap='conv bn', others=WIDE)
+class PadderNotes(Line):
+    "The helper of its helper keeps the number"
+    def forward(self, x):
+        y = self.conv(pads_and_notes(x))
+        return self.bn(torch.relu(y) if NOTES['wide'] else y)
+
+
 # What nothing seen in one forward tells, and no look; the plan page shows each of them
 LIMITS = 'ErrorOfTorch', 'ByRank', 'EveryThirdCall', 'IdentityAsked'
 
