@@ -189,22 +189,27 @@ def _written(node):
     return (node.func,'') if effect or _called_name(node) in ('setattr','delattr','exec','eval') else None
 
 # %% ../nbs/04_source.ipynb #9461a67b
-def _new_names(function, arguments=frozenset()):
-    "The names, and which of `arguments`, that only stand for new things: for what is called or made for them"
+def _new_names(function, me):
+    "The names of `function` that stand for new things, or for what it was given, and for nothing it got from `me`"
     named = [n for n in ast.walk(function) if isinstance(n, ast.Name) and not _loads(n)]
-    return ({n.id for n in named}|arguments) - {n.id for n in named if _stands_for_old(n)}
+    new = ({n.id for n in named}|_arguments(function)) - me
+    while old := {n.id for n in named if _stands_for_old(n, new)} & new: new -= old
+    return new
 
-def _stands_for_old(name):
-    "May the target `name` stand for something that was there before? An item of a loop may"
+def _arguments(function): return {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
+
+def _stands_for_old(name, new):
+    "May the target `name` stand for something that was there before?"
     up = name.parent
     while isinstance(up, (ast.Tuple,ast.List,ast.Starred)): up = up.parent
-    return not hasattr(up, 'value') or _is_old(up.value)
+    return _is_old(getattr(up, 'value', getattr(up, 'iter', None)), new)
 
-def _is_old(value):
-    "May this expression give something that was there before, or take it along in a tuple?"
-    several = isinstance(value, (ast.Tuple,ast.IfExp,ast.BoolOp,ast.Starred,ast.NamedExpr))
-    old = isinstance(value, (ast.Name,ast.Attribute,ast.Subscript)) or _called_name(value) in ('getattr','vars','next')
-    return old or several and any(map(_is_old, ast.iter_child_nodes(value)))
+def _is_old(value, new):
+    "May this expression give, or hold, something else than what is called or made for it, and than what is in `new`?"
+    if isinstance(value, (ast.Name,ast.Attribute,ast.Subscript)): return bool(_root(value)) and _root(value) not in new
+    several = isinstance(value, (ast.Tuple,ast.List,ast.Set,ast.Dict,ast.IfExp,ast.BoolOp,ast.Starred,ast.NamedExpr))
+    inside = several and any(_is_old(part, new) for part in ast.iter_child_nodes(value))
+    return inside or _called_name(value) in ('getattr','vars')
 
 def _names(code, known, cells=()):
     "Name -> what it stands for in `code`, which knows the globals `known`; None for the names that are its own"
@@ -263,7 +268,7 @@ class Reached:
     def mention(self, node, function):
         "Note what the code does with `self`, or with `super()`"
         up = node.parent
-        named = _called_name(up)=='getattr' and isinstance(up.args[-1], ast.Constant) and len(up.args)==2
+        named = _called_name(up)=='getattr' and isinstance(up.args[1], ast.Constant)
         if isinstance(up, ast.Attribute) or named: self.child(up.args[1].value if named else up.attr, up, function)
         else: self.all |= not (_is_asked(node) or _items_called(node, function) or self.own_function(node))
 
@@ -288,21 +293,18 @@ class Reached:
         return isinstance(node, ast.Attribute) and _loads(node) and is_fixed(settings.get(node.attr, settings))
 
 # %% ../nbs/04_source.ipynb #4981884d
-def _arguments(function): return {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
-
 @patch
 def read_stores(self:Reached, f, function, me=frozenset()):
     "Note where the code `function` of `f` keeps something, and the helpers that it calls"
-    given = _arguments(function) if f.__name__ in ('forward','__call__') else frozenset() # who gave these is told
-    new,names = _new_names(function, given),_names_of(f)
+    new,names = _new_names(function, me),_names_of(f)
     body = function.body if isinstance(function.body, list) else [function.body]
     for n in (n for part in body for n in ast.walk(part)):
-        if isinstance(n, ast.Call): self.read_helper(_stands_for(n.func, names))
+        self.read_helper(names.get(_called_name(n)))
         if not (written := _written(n)): continue
         holder,attr = written
         name,known = getattr(holder, 'id', ''),names.get(_root(holder))
         helper = isinstance(n, ast.Call) and n.func is holder and inspect.isfunction(known) # read too
-        fresh = name in new and not isinstance(n, ast.Attribute) # even a new tensor can carry an attribute on
+        fresh = _root(holder) in new and not isinstance(n, ast.Attribute) # even a new tensor can carry an attribute on
         if name in me or _called_name(holder)=='super': self.stores |= attr not in self.functions # these are read too
         elif not (helper or fresh or _harmless & {_home(known),_root(holder)}): self.stores_elsewhere = True
 
