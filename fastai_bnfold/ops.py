@@ -97,7 +97,7 @@ def parts(o)->list:
     "What a container or a plain object directly holds"
     if isinstance(o, dict): return [*o.values(), *(k for k in o if not isinstance(k, str))]
     if isinstance(o, slice): return [o.start,o.stop,o.step]
-    if isinstance(o, (list,tuple,set,frozenset,deque)): return list(o)
+    if isinstance(o, (list,tuple,set,frozenset,deque)): return [i for i in o] # `list(o)` would ask for its length too
     slots = [getattr(o, k, None) for k in getattr(type(o), '__slots__', ()) if isinstance(k, str)]
     return [*getattr(o, '__dict__', {}).values(), *slots]
 
@@ -140,7 +140,8 @@ def holds_plain(o)->bool:
     "Is there anything but tensors and sizes in nested containers?"
     if isinstance(o, (Tensor,Asked,torch.Size,torch.dtype,torch.device)): return False
     if isinstance(o, dict): o = list(o.values())
-    return not o or any(map(holds_plain, o)) if isinstance(o, (list,tuple)) else True
+    plain = [holds_plain(i) for i in o] if isinstance(o, (list,tuple)) else [True]
+    return not plain or any(plain)
 
 # %% ../nbs/02_ops.ipynb #56148590
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .affine import Affine, after
 from .flow import Absorber
 from .graph import Graph, is_bn, say, scripted_bn
 from .ops import Stop, map_tensors, moves, op, tensors_in
-from .state import OUT_OF_MEMORY, is_lazy, no_gc, reachable
+from .state import OUT_OF_MEMORY, is_lazy, no_gc, own_copy, reachable
 from .trace import Record, trace
 from .ways import aside, backward, forward, through_sum
 
@@ -220,7 +220,7 @@ def _first_taken(batches, run):
         except OUT_OF_MEMORY: raise
         except Exception: pass
 
-def _recorded(model, batch, draws=None): return trace(model, *batch.args, draws=draws, **batch.kwargs)
+def _recorded(model, batch, first=None): return trace(model, *batch.args, first=first, **batch.kwargs)
 
 def _look(model, batch, items, other, change):
     "(batch, record) with so many `items`, and `other` lengths as far as the model takes them; None if it takes none"
@@ -238,11 +238,12 @@ def looks(
     model:nn.Module,
     batch:Batch, rec:Record, # One batch and its record
     sizes:bool # Is another size of it to be looked at?
-): # (batch, record) of each look; with other draws too, if the record drew: then without the batch
-    "Look at other batches"
-    for which in _words if rec.drawn else ():
-        look = _first_taken([batch], partial(_recorded, model, draws=partial(extreme_draws, which)))
-        if look: yield None,look[1]
+): # (batch, record) of each look; without the batch, if something was to happen first
+    "Look at the next call, if this one has left something to it, at other draws, if it drew, and at other batches"
+    firsts = [partial(extreme_draws, which) for which in (_words if rec.drawn else ())]
+    if rec.remembers: firsts.append(lambda: model(*own_copy(batch.args), **own_copy(batch.kwargs)))
+    for first in firsts:
+        if look := _first_taken([batch], partial(_recorded, model, first=first)): yield None,look[1]
     if not sizes: return
     items,_ = _lengths(batch)
     other_order = partial(turned, layout=rec.layout)

@@ -10,6 +10,7 @@ __all__ = ['FROM_INPUT', 'FROM_SIZES', 'FROM_CODE', 'FROM_WEIGHTS', 'Value', 'Mo
 
 # %% ../nbs/05_trace.ipynb #9ce27036
 import contextlib, gc, pickle, random, threading, weakref
+from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import numpy as np, torch
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from .ops import Asked, Call, Ref, holds_plain, leaves, map_tensors, op, op_name, tensors_in
 from .source import deciding_line, only_pads
 from .state import Listener, is_fixed, is_lazy, memory_of, no_gc, own_attrs, own_copy, put_back
-from .state import reachable, untouched, written_by
+from .state import untouched, written_by
 
 # %% ../nbs/05_trace.ipynb #1d18b8fb
 # what a value was made from: the inputs; sizes of them; numbers in the code; parameters and buffers alone
@@ -69,6 +70,7 @@ class Record:
     places: dict = field(default_factory=dict) # Value -> the integer tensor, where it says what goes where
     memory_writes: dict = field(default_factory=dict) # Memory -> the calls that wrote it in place
     changed: set = field(default_factory=set) # id of each object in which more than tensors was changed
+    remembers: bool = False # May the next call find something that this one has left?
     sized: bool = False # Did the code ask for a size that may be another for another batch?
     layout: bool = False # Did it ask how a tensor lies in memory?
     drawn: bool = False # Did it draw random numbers from Python or numpy?
@@ -348,15 +350,18 @@ def _note_escaped(tracer):
         if i in outs: see(rec, [v], 'output', "is an output of the model")
         else: see(rec, [v], 'kept', "is kept after the forward, by an attribute or a hook")
 
-def _plain_contents(o):
-    "What `o` directly holds that is no tensor, nor a container of tensors alone"
-    if isinstance(o, np.ndarray): return o.tobytes()
-    if isinstance(o, bytearray): return bytes(o)
-    if isinstance(o, (Tensor,type)): return []
+def _contents(o):
+    "What `o` directly holds: what is no tensor nor a container of tensors alone; and of those, where there are some"
+    if isinstance(o, np.ndarray): return o.tobytes(),[]
+    if isinstance(o, bytearray): return bytes(o),[]
+    if isinstance(o, (Tensor,type)): return [],[]
     attrs = own_attrs(o) if isinstance(o, nn.Module) else getattr(o, '__dict__', {})
-    held = o if isinstance(o, (dict,list,set)) else attrs
-    items = held.items() if isinstance(held, dict) else enumerate(held)
-    return [(k,i if isinstance(i, (bool,int,float,str)) else id(i)) for k,i in items if holds_plain(i)]
+    held = o if isinstance(o, (dict,list,set,deque)) else attrs
+    items = list(held.items() if isinstance(held, dict) else enumerate(held))
+    plain = {k for k,i in items if any(map(holds_plain, leaves(i)))} # an empty container may be one of tensors
+    sizes = lambda i: [int.__int__(n) if isinstance(n, int) else None for n in leaves(i)]
+    mark = lambda i: i if isinstance(i, (bool,int,float,str)) else id(i)
+    return [(k,mark(i)) for k,i in items if k in plain],[(k,sizes(i)) for k,i in items if k not in plain]
 
 def _draws():
     "The states of Python's and numpy's random generators"
@@ -366,21 +371,20 @@ def _draws():
 def trace(
     model:nn.Module, # Run once, in eval mode
     *args, # One batch, as the positional inputs of the model
-    draws=None, # A function that sets the random generators of Python and numpy first
+    first=None, # A function to call before: it sets random generators, or runs the model once
     **kwargs # Its keyword inputs
 )->Record: # The calls, the values and who sees them
     "Record one forward pass of `model`, leaving it as it was"
     t = Tracer()
-    with no_gc(), untouched(model):
+    with no_gc(), untouched(model) as objects:
+        if first: first()
         args,kwargs = own_copy((args, kwargs))
         _register(model, (args,kwargs), t)
-        objects,visits = reachable(model)[0],_Visits(model, t)
-        plain = [_plain_contents(o) for o in objects]
-        if draws: draws()
-        before = _draws()
+        visits,draws,before = _Visits(model, t),_draws(),[_contents(o) for o in objects]
         with visits.watching(), t, _Below(t): t.rec.out = model(*args, **kwargs)
-        t.rec.drawn = _draws()!=before
-        t.rec.changed = {id(o) for o,was in zip(objects, plain) if _plain_contents(o)!=was}
+        t.rec.drawn,after = _draws()!=draws,[_contents(o) for o in objects]
+        t.rec.changed = {id(o) for o,(was,_),(now,_) in zip(objects, before, after) if now!=was}
+        t.rec.remembers = before!=after
         _note_escaped(t)
     for running,line,values in t.told_weights:
         if running and any(t.rec.values[v].memory in t.rec.memory_writes for v in values): running.tells = line

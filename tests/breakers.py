@@ -2792,6 +2792,142 @@ class PadderNotes(Line):
 LIMITS = 'ErrorOfTorch', 'ByRank', 'EveryThirdCall', 'IdentityAsked'
 
 
+# ---------------------------------------------------------------- (m) what one call leaves to the next
+leaves_behind = group('leaves behind')
+
+
+class Remembers(Line):
+    "Goes through the BatchNorm only where `way` says so, by what an earlier call left"
+    def forward(self, x):
+        y = self.conv(x)
+        return self.bn(y) if self.way() else y
+
+
+@leaves_behind(trap='conv bn')
+class FlagOfTheFirstCall(Remembers):
+    "A flag that the first call sets"
+    seen = False
+
+    def way(self):
+        was, self.seen = self.seen, True
+        return not was
+
+
+@leaves_behind(trap='conv bn')
+class TensorOfTheFirstCall(Remembers):
+    "A tensor where none was"
+    cache = None
+
+    def way(self):
+        if self.cache is not None: return False
+        self.cache = torch.ones(1)
+        return True
+
+
+class WithBox(Remembers):
+    "Keeps something in a box"
+    made = list
+
+    def __init__(self):
+        super().__init__()
+        self.box = self.made()
+
+
+@leaves_behind(trap='conv bn')
+class CountsInAList(WithBox):
+    "The length of a list"
+    def way(self):
+        self.box.append(1)
+        return len(self.box) % 2
+
+
+@leaves_behind(trap='conv bn')
+class TensorsInADict(WithBox):
+    "A dict that gets a tensor"
+    made = dict
+
+    def way(self):
+        if self.box: return False
+        self.box['k'] = torch.ones(1)
+        return True
+
+
+@leaves_behind(trap='conv bn')
+class TurnsADeque(WithBox):
+    "A deque that is turned"
+    def made(self): return collections.deque([True, False])
+
+    def way(self):
+        self.box.rotate(1)
+        return not self.box[0]
+
+
+class OneCounter:
+    n = 0
+
+
+@leaves_behind(trap='conv bn')
+class CountsInAnObject(WithBox):
+    "A counter in a plain object"
+    made = OneCounter
+
+    def way(self):
+        self.box.n += 1
+        return self.box.n % 2
+
+
+class CountsCalls(nn.Module):
+    n = 0
+
+    def forward(self, x):
+        self.n += 1
+        return x
+
+
+@leaves_behind(trap='conv bn')
+class CountsInAChild(WithBox):
+    "A counter in a child"
+    made = CountsCalls
+
+    def way(self):
+        self.box(torch.zeros(1))
+        return self.box.n % 2
+
+
+@leaves_behind(trap='conv bn')
+class ShapeOfTheLastCall(Line):
+    "The shape of the last batch"
+    shape = None
+
+    def forward(self, x):
+        y, was, self.shape = self.conv(x), self.shape, x.shape
+        return self.bn(y) if was != x.shape else y
+
+
+@leaves_behind(trap='conv bn')
+class FeaturesOfTheLastCall(Line):
+    "What the last batch gave"
+    last = None
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.last is None: y = self.bn(y)
+        self.last = y.detach().mean()
+        return y
+
+
+@leaves_behind('block.bn bn')
+class CachesWhatItNeeds(Parts):
+    "A table is made once; the layers are called the same way each time"
+    def __init__(self):
+        super().__init__()
+        self.tables = {}
+
+    def forward(self, x):
+        if 'table' not in self.tables: self.tables['table'] = torch.linspace(0, 1, 4, dtype=x.dtype).view(4, 1, 1)
+        return self.bn(self.conv(self.block(x))) + self.tables['table']
+
+
 # ---------------------------------------------------------------- what a batch unlike the example shows
 unlike = group('unlike')  # nothing in the code says so; a negated or a shuffled batch does
 
