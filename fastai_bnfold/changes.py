@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 from .affine import Affine, absorb, absorb_bn, round_to
-from .graph import bn_rest, is_bn
+from .graph import bn_rest
 from .plan import FoldError, FoldPlan
 
 # %% ../nbs/12_changes.ipynb #11635880
@@ -119,7 +119,7 @@ def places_of(model):
 
 def _replacing(m, places, like):
     "Changes that put what is left of layer `m` in its `places`"
-    rest = bn_rest(m)(m) if is_bn(m) else nn.Identity()
+    rest = (bn_rest(m) or nn.Identity)(m)
     rest.training,rest._bnfolded = m.training,True # a mark that goes wherever the model goes, into a file too
     return [Change(slots, key, m, rest, like) for slots,key in places]
 

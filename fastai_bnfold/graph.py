@@ -219,9 +219,6 @@ def bn_part(rec, number, m)->tuple:
 def _class_stays(m):
     "Stop for a class that cannot go; None for one that can"
     if scripted_bn(m): return Stop('scripted', "it is scripted: fold before scripting")
-    if is_bn(m) and bn_rest(m) is None:
-        base = next((c.__name__ for c in type(m).__mro__[1:] if _full_name(c) in _registry), 'BatchNorm')
-        return Stop('class', f"{type(m).__name__} is an unknown subclass of {base}: see `register_bn`")
     if is_bn(m) and (m.running_mean is None or m.running_var is None):
         return Stop('batch statistics', _batch_statistics+" (track_running_stats=False)")
     if any(map(is_lazy, (*m._parameters.values(), *m._buffers.values()))):
@@ -253,16 +250,38 @@ def _called_directly(mods, rec):
             if path!=by or not is_bn(mods[path]): found.setdefault(path, Stop('class', words+": see `register_bn`"))
     return found
 
+def _normalizes(rec, visit, m):
+    "Is all that a call of `m`, a BatchNorm of an unknown class, does one `F.batch_norm` with what it holds itself?"
+    calls = rec.calls[visit.start:visit.end]
+    if [call.name for call in calls]!=['batch_norm'] or not visit.single: return False
+    call, = calls
+    def own(name):
+        "Is the argument called `name` what `m` holds under that name?"
+        value = call.value(name)
+        return getattr(m, name, None) is None if value is None else (visit.path,name) in rec.params.get(value, [])
+    mine = all(map(own, ('running_mean','running_var','weight','bias'))) and call.arg('eps', 1e-5)==m.eps
+    return mine and visit.inputs==(call.value('input'),) and visit.outputs==tuple(call.writes)
+
+def _unknown(rec, path, m):
+    "Stop if `m` is a BatchNorm of an unknown class that may do more than one"
+    visits = [visit for visit in rec.modules if visit.path==path]
+    if bn_rest(m) is not None or scripted_bn(m) or all(_normalizes(rec, visit, m) for visit in visits): return None
+    base = next((c.__name__ for c in type(m).__mro__[1:] if _full_name(c) in _registry), 'BatchNorm')
+    return Stop('class', f"{type(m).__name__} is an unknown subclass of {base}: see `register_bn`")
+
 def layers_of(
     mods:dict, # Path -> module
     rec:Record, scales:bool=False
 )->tuple: # Calls, None for one that is part of a layer; path -> numbers of its calls; path -> `Stop` of those that stay
     "The calls of `rec` with every BatchNorm as one call"
     calls,unfit = list(rec.calls),_called_directly(mods, rec)
-    layers = {path:[] for path in [*(p for p,m in mods.items() if is_bn(m)), *unfit]}
+    bns = [path for path,m in mods.items() if is_bn(m)]
+    unfit.update((path,stop) for path in bns if (stop := _unknown(rec, path, mods[path])))
+    layers = {path:[] for path in [*bns, *unfit]}
     for number,visit in enumerate(rec.modules):
         path = visit.path
-        if bn_rest(mods[path]) is None and not _by_hand(mods, rec, number, scales): continue
+        known = is_bn(mods[path]) and path not in unfit and not scripted_bn(mods[path])
+        if not known and not _by_hand(mods, rec, number, scales): continue
         layer = layers.setdefault(path, [])
         try: mine,x,y = bn_part(rec, number, mods[path])
         except Stop as stop: unfit.setdefault(path, stop.bare()); continue

@@ -184,6 +184,7 @@ def _written(node):
     if isinstance(node, (ast.Attribute,ast.Subscript)) and not _loads(node): return node.value,getattr(node, 'attr', '')
     if not isinstance(node, ast.Call): return None
     effect = isinstance(node.parent, ast.Expr) and not _only_raises(node.parent)
+    if getattr(node.func, 'attr', '')=='flatten_parameters': return None # where an LSTM's weights lie in memory
     if isinstance(node.func, ast.Attribute):
         return (node.func.value,node.func.attr) if effect or node.func.attr in _keepers else None
     return (node.func,'') if effect or _called_name(node) in ('setattr','delattr','exec','eval') else None
@@ -230,7 +231,7 @@ def _home(o):
     home = getattr(o, '__name__', '') if inspect.ismodule(o) else getattr(o, '__module__', None) or type(o).__module__
     return home.partition('.')[0]
 
-_harmless = {'torch','warnings','logging'} # what these keep is no decision
+_harmless = {'torch','warnings','logging','einops'} # what these keep is no decision
 
 # %% ../nbs/04_source.ipynb #3bdc99bd
 _parts_of_self = set('''modules children parameters buffers named_modules named_children named_parameters named_buffers

@@ -186,16 +186,17 @@ def _by_mask(args): return any(t.dtype in (torch.bool,torch.uint8) for t in tens
 def record(self:Tracer, func, args, kwargs):
     "Make the call, and record it"
     name = op_name(func)
-    asks = op(name).asks and not tensors_in([args[1:], kwargs]) or name=='type' and len(args)==1 and not kwargs
+    row,others = op(name),tensors_in([args[1:], kwargs])
+    asks = row.asks and not others or name=='type' and len(args)==1 and not kwargs
     if asks: return self.answer(name, func(*args, **kwargs), args)
-    tensors = tensors_in(args[:1] if op(name).about else [args, kwargs])
+    tensors = others if row.asks else tensors_in(args[:1] if row.about else [args, kwargs])
     values = [self.known(t) for t in tensors]
     refs,kwrefs = map_tensors(lambda t: Ref(self.known(t)), (tuple(args),kwargs))
-    if op(name).places: self.keep_places(tensors)
+    if row.places: self.keep_places(tensors)
     out,written = self.make(func, tensors, args, kwargs)
     made = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
     plain = out is not None and holds_plain(out) or any(t.layout!=torch.strided for t in made)
-    if tensors and (self.told or plain or op(name).tells): self.tell(values)
+    if tensors and (self.told or plain or row.tells): self.tell(values)
     if written or made or not isinstance(out, Tensor):
         self.note(Call(name, func, refs, kwrefs, values, [], [], self.stack), written, made)
     return out

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 from models import calibrate, other_batch, random_gamma, randomize_bn, run
-from nets import FBN, FConv, GainConv, NoBiasConv, OddBN2d, SameBN2d, StdConv, Twice
+from nets import (
+    FBN, CheckedBN, DoubledBN2d, FConv, GainConv, NarrowBN2d, NoBiasConv, OddBN2d, OtherEpsBN2d, SameBN2d, StdConv, Twice, WritesBN2d)
 
 
 @dataclass
@@ -1232,8 +1233,70 @@ def instance_norm_stays(): return seq(conv=conv(), bn=bn(), norm=nn.InstanceNorm
 def unknown_subclass(): return seq(conv=conv(), bn=OddBN2d(4)), img()
 
 
-@case(bn=('SameBN2d',))
+@case('bn')
 def unknown_harmless_subclass(): return seq(conv=conv(), bn=SameBN2d(4)), img()
+
+
+@case('bn')
+def unknown_subclass_with_a_check(): return seq(conv=conv(), bn=CheckedBN(4)), img()
+
+
+@case(bn=('DoubledBN2d',))
+def unknown_subclass_with_other_weights(): return seq(conv=conv(), bn=DoubledBN2d(4)), img()
+
+
+@case(bn=('OtherEpsBN2d',))
+def unknown_subclass_with_other_eps(): return seq(conv=conv(), bn=OtherEpsBN2d(4)), img()
+
+
+@case(bn=('another way',))
+def unknown_subclass_that_decides(): return seq(conv=conv(), bn=NarrowBN2d(4)), img()
+
+
+@case(bn=('WritesBN2d',))
+def unknown_subclass_that_writes(): return seq(conv=conv(), bn=WritesBN2d(4)), img()
+
+
+class FillsByWeight(nn.Module):
+    "Makes anchors: only the dtype is asked of the features, the number comes from a weight"
+    def __init__(self):
+        super().__init__()
+        self.conv, self.stride = conv(4), torch.tensor([8.])
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y.flatten(2) * y.new_full((y.shape[2] * y.shape[3],), self.stride[0])
+
+
+@case('bn')
+def number_of_a_weight_fills(): return Fn(lambda s, x: s.head(F.relu(s.bn(s.conv(x)))), conv=conv(), bn=bn(), head=FillsByWeight()), img()
+
+
+class FillsByFeatures(FillsByWeight):
+    "The number comes from the features"
+    def forward(self, x):
+        y = self.conv(x)
+        return y.flatten(2) * y.new_full((y.shape[2] * y.shape[3],), y.max())
+
+
+@case(bn=('another way',))
+def number_of_the_features_fills(): return Fn(lambda s, x: s.head.forward(F.relu(x)) + s.bn(s.head.conv(F.relu(x))).flatten(2), bn=bn(), head=FillsByFeatures()), img(4)
+
+
+class TidiesUp(nn.Module):
+    "Decides, and lays out the weights of an LSTM"
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x):
+        self.lstm.flatten_parameters()
+        x = x.flatten(2).transpose(1, 2)
+        return self.lstm(x)[0] if x.max() < 50 else x
+
+
+@case('conv.1')
+def flatten_parameters_keeps_nothing(): return Fn(lambda s, x: s.tidy(s.conv(x)), conv=nn.Sequential(conv(), bn(), nn.ReLU()), tidy=TidiesUp()), img()
 
 
 @case(fbn=('FBN',))

@@ -61,6 +61,34 @@ class SameBN2d(nn.BatchNorm2d):
     "An unknown subclass that happens to do the same"
 
 
+class CheckedBN(nn.modules.batchnorm._BatchNorm):
+    "One with a check of its own, by way of `super()`"
+    def _check_input_dim(self, x):
+        if x.dim() < 2: raise ValueError('too few axes')
+
+    def forward(self, x): return super().forward(x)
+
+
+class DoubledBN2d(nn.BatchNorm2d):
+    "One that normalizes with other numbers than it holds"
+    def forward(self, x): return F.batch_norm(x, self.running_mean, self.running_var, self.weight * 2, self.bias, False, 0., self.eps)
+
+
+class OtherEpsBN2d(nn.BatchNorm2d):
+    "One with an epsilon of its own"
+    def forward(self, x): return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., 0.5)
+
+
+class NarrowBN2d(nn.BatchNorm2d):
+    "One that does not normalize images of one width"
+    def forward(self, x): return super().forward(x) if x.shape[-1] != 14 else x
+
+
+class WritesBN2d(nn.BatchNorm2d):
+    "One that doubles its input in place"
+    def forward(self, x): return super().forward(x.mul_(2))
+
+
 class FBN(nn.Module):
     "`F.batch_norm` called by a module that is no BatchNorm class"
     def __init__(self, c):
