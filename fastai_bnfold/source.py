@@ -242,7 +242,7 @@ class Reached:
     "How the code of module `m`, as far as its `forward` leads, speaks of its children"
     def __init__(self, m:nn.Module):
         self.inside,self.items,self.all,self.stores,self.stores_elsewhere = set(),set(),False,False,False
-        self.m,self.functions,self.nodes,self.helpers = m,functions_of(m),[],set()
+        self.m,self.functions,self.nodes,self.helpers,self.writers = m,functions_of(m),[],set(),set()
         self.todo,seen = [('forward',True),('__call__',True)],set()
         while self.todo:
             if (todo := self.todo.pop()) in seen: continue
@@ -300,24 +300,35 @@ def read_stores(self:Reached, f, function, me=frozenset()):
     new,names = _new_names(function, me),_names_of(f)
     body = function.body if isinstance(function.body, list) else [function.body]
     for n in (n for part in body for n in ast.walk(part)):
-        self.read_helper(names.get(_called_name(n)))
+        helper = names.get(_called_name(n))
+        if inspect.isfunction(helper): self.read_helper(helper)
+        if inspect.isfunction(helper) and helper in self.writers: self.give(f, n, new, _arguments(function))
         if not (written := _written(n)): continue
         holder,attr = written
+        if _root(holder) in _arguments(function)-me: self.writers.add(f)
         name,known = getattr(holder, 'id', ''),names.get(_root(holder))
-        helper = isinstance(n, ast.Call) and n.func is holder and inspect.isfunction(known) # read too
+        called = isinstance(n, ast.Call) and n.func is holder and inspect.isfunction(known) # read too
         fresh = _root(holder) in new and not isinstance(n, ast.Attribute) # even a new tensor can carry an attribute on
         if name in me or _called_name(holder)=='super': self.stores |= attr not in self.functions # these are read too
-        elif not (helper or fresh or _harmless & {_home(known),_root(holder)}): self.stores_elsewhere = True
+        elif not (called or fresh or _harmless & {_home(known),_root(holder)}): self.stores_elsewhere = True
 
 @patch
 def read_helper(self:Reached, helper):
     "Note where function `helper` keeps something"
-    if not inspect.isfunction(helper) or helper in self.helpers or _home(helper) in _harmless: return
+    if helper in self.helpers or _home(helper) in _harmless: return
     self.helpers.add(helper)
     f = inspect.unwrap(helper)
     nodes = _nodes(f.__code__)
     if not nodes: self.stores_elsewhere = True
     for node in nodes: self.read_stores(f, node)
+    if f in self.writers: self.writers.add(helper)
+
+@patch
+def give(self:Reached, f, call, new, arguments):
+    "Note that function `f` calls a helper that writes into what it is given"
+    given = [*call.args, *(word.value for word in call.keywords)]
+    self.stores_elsewhere |= any(_is_old(o, new) for o in given)
+    if any(_root(o) in arguments for o in given): self.writers.add(f)
 
 # %% ../nbs/04_source.ipynb #4d07d488
 _lists = nn.ModuleList,nn.ModuleDict

@@ -2625,6 +2625,25 @@ class NotesHot(nn.Module):
         return x
 
 
+def note(notes, hot):
+    if hot: notes['hot'] = True
+
+
+class NotesByHelper(NotesHot):
+    def forward(self, x):
+        note(self.notes, x.max() > 50)
+        return x
+
+
+def note_by_another(notes, hot): note(hot=hot, notes=notes)
+
+
+class NotesByTwoHelpers(NotesHot):
+    def forward(self, x):
+        note_by_another(self.notes, x.max() > 50)
+        return x
+
+
 class NotesByGetattr(NotesHot):
     def forward(self, x):
         notes = getattr(self, 'notes')
@@ -2648,6 +2667,14 @@ class WithNotes(Parts):
 
 @sight('block.bn', trap='conv bn')
 def notes_in_a_shared_dict(): return WithNotes()
+
+
+@sight('block.bn', trap='conv bn')
+def notes_by_a_helper(): return WithNotes(NotesByHelper)
+
+
+@sight('block.bn', trap='conv bn')
+def notes_by_two_helpers(): return WithNotes(NotesByTwoHelpers)
 
 
 @sight('block.bn', trap='conv bn')
