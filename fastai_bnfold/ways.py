@@ -186,6 +186,8 @@ def _also_read(end):
 def backward(g:Graph, path:str, into_bn=False, undo=False)->Move:
     "Fold layer `path` into all the layers its input comes from; with `undo`, other readers of theirs may undo the map"
     makers,calls,affine = _makers(g, path, into_bn),g.layers[path],affine_of(g, path)
+    if len(makers)==1 and (made := _made_for(g, makers[0], calls)):
+        return Move(path, post={makers[0].path:(makers[0], need_bias(g, makers[0], affine))}, values=made)
     starts,counts = _numbered(g, makers),[layer.n_out for layer in makers]
     blocks = (certain_block(g, value, path) for value in starts)
     if (block := next((i for i in blocks if i is not None), None)) is not None: raise _also_feeds(block)
@@ -200,6 +202,12 @@ def backward(g:Graph, path:str, into_bn=False, undo=False)->Move:
     for layer,mine in zip(makers, channels.split(counts)):
         if (mine>=0).any(): move.post[layer.path] = (layer, need_bias(g, layer, spread(affine, mine)))
     return move
+
+def _made_for(g, layer, calls):
+    "The values that absorber `layer` makes, if the `calls` of a BatchNorm alone read them, channel for channel"
+    made = {g.calls[i].writes[0] for i in layer.calls}
+    alone = sorted(i for v in made for i in g.readers[v])==sorted(calls) and not any(g.watchers[v] for v in made)
+    return made if alone and all(feature_axis(g, g.calls[i])==1 for i in layer.calls) else set()
 
 def _makers(g, path, into_bn):
     "The absorbers that the input of layer `path` comes from"
