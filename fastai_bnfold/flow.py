@@ -206,6 +206,7 @@ def labels(self:Flow, value):
     "Labels of `value`: those that arrived, or `IDENT` for one that the map does not reach"
     return self.reached[value] if value in self.reached else untouched_labels(self.g.shape(value))
 
+# %% ../nbs/07_flow.ipynb #ad6febcd
 @patch
 def stand_in(self:Flow, value):
     "What stands for `value` when a call is sent labels: labels for numbers, itself if it says where they go"

@@ -250,6 +250,7 @@ def _called_directly(mods, rec):
             if path!=by or not is_bn(mods[path]): found.setdefault(path, Stop('class', words+": see `register_bn`"))
     return found
 
+# %% ../nbs/06_graph.ipynb #db271353
 def _normalizes(rec, visit, m):
     "Is all that a call of `m`, a BatchNorm of an unknown class, does one `F.batch_norm` with what it holds itself?"
     calls = rec.calls[visit.start:visit.end]
@@ -269,6 +270,7 @@ def _unknown(rec, path, m):
     base = next((c.__name__ for c in type(m).__mro__[1:] if _full_name(c) in _registry), 'BatchNorm')
     return Stop('class', f"{type(m).__name__} is an unknown subclass of {base}: see `register_bn`")
 
+# %% ../nbs/06_graph.ipynb #debf911b
 def layers_of(
     mods:dict, # Path -> module
     rec:Record, scales:bool=False

@@ -212,6 +212,7 @@ def _is_old(value, new):
     inside = several and any(_is_old(part, new) for part in ast.iter_child_nodes(value))
     return inside or _called_name(value) in ('getattr','vars')
 
+# %% ../nbs/04_source.ipynb #c7124305
 def _names(code, known, cells=()):
     "Name -> what it stands for in `code`, which knows the globals `known`; None for the names that are its own"
     held = {name:cell.cell_contents for name,cell in zip(code.co_freevars, cells) if cell!=types.CellType()}

@@ -252,6 +252,7 @@ def pads_by(self:Tracer, value):
     see(self.rec, here, 'decides', f"may be padded by a size in {f'`{path}`' if path else 'the model'}")
     return lambda sizes, other: None
 
+# %% ../nbs/05_trace.ipynb #cb4fcfc6
 @patch
 def answer(self:Tracer, name, out, args):
     "What a question about a tensor gives; sizes that may be others for another batch as `Asked`"
@@ -281,6 +282,7 @@ def see(rec, values, kind, words):
     "Note that somebody else sees `values`"
     for v in values: rec.watchers.setdefault(v, []).append(Watcher(kind, words))
 
+# %% ../nbs/05_trace.ipynb #1a64cb1a
 class _Visits:
     "Notes every call of a module: what goes in, what comes out, and which calls are made in it"
     def __init__(self, model, tracer):
