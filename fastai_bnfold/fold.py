@@ -367,14 +367,23 @@ def others_that_hold(model:nn.Module, plan:FoldPlan)->list:
     layers = (*plan.maps, *(e.bn for e in plan.folded))
     inside = lambda path: path and any((layer+'.').startswith(path+'.') for layer in layers)
     changed = [(path,m) for path,m in model.named_modules() if inside(path)]
-    names = {id(o):path for path,m in changed for o in (m, *m._parameters.values()) if o is not None}
-    own,found = set(map(id, model.modules())),[]
-    for other in gc.get_objects():
-        if not issubclass(type(other), nn.Module) or id(other) in own: continue
-        held = [o for slots in ('_modules','_parameters') for o in vars(other).get(slots, {}).values()]
-        name = next((names[id(o)] for o in held if id(o) in names), None)
-        if name: found.append(f"another {type(other).__name__} holds `{name}`")
+    shared = {id(o):(path,o) for path,m in changed for o in (m, *m._parameters.values()) if o is not None}
+    own = {id(slots) for m in model.modules() for slots in (m._modules,m._parameters)}
+    holders = gc.get_referrers(*(o for _,o in shared.values())) if shared else []
+    found = []
+    for other in _owners([slots for slots in holders if isinstance(slots, dict) and id(slots) not in own]):
+        held = [o for slots in (other._modules,other._parameters) for o in slots.values() if id(o) in shared]
+        if held: found.append(f"another {type(other).__name__} holds `{shared[id(held[0])][0]}`")
     return found
+
+def _owners(containers):
+    "The modules whose layers or parameters these dicts hold"
+    if not containers: return [] # mostly nobody else holds any
+    holders = gc.get_referrers(*containers) # not all objects there are: one may be a tuple that a thread is making
+    attrs = [d for d in holders if isinstance(d, dict) and '_modules' in d]
+    owners = {id(o):o for o in [*holders, *gc.get_referrers(*attrs)] if issubclass(type(o), nn.Module)}
+    held = lambda o: (vars(o).get('_modules'),vars(o).get('_parameters'))
+    return [o for o in owners.values() if any(slots is d for slots in held(o) for d in containers)]
 
 # %% ../nbs/15_fold.ipynb #cf158a07
 @patch

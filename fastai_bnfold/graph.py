@@ -159,7 +159,7 @@ def deciding(
     mods,visits = dict(model.named_modules()),rec.modules
     found = {k for k,visit in enumerate(visits) if visit.tells or k==0 and rec.outside} | _sizes_vary(rec, others)
     found -= {k for k in found if _goes_one_way(mods[visits[k].path])}
-    size,kept = None,_Kept(mods, rec)
+    size,kept = 0,_Kept(mods, rec)
     while size!=len(found):
         size = len(found)
         found |= kept.told(found)

@@ -234,16 +234,26 @@ def _look(model, batch, items, other, change):
     return rec and (change(sized), rec)
 
 # %% ../nbs/09_plan.ipynb #19ec11a1
+def _call(model, batch, times):
+    "Run `model` on `batch` so many times"
+    for _ in range(times): model(*own_copy(batch.args), **own_copy(batch.kwargs))
+
+def _after(model, batch, first):
+    "The record of a forward after `first`; None if the model does not take it"
+    look = _first_taken([batch], partial(_recorded, model, first=first))
+    return look and look[1]
+
 def looks(
     model:nn.Module,
     batch:Batch, rec:Record, # One batch and its record
     sizes:bool # Is another size of it to be looked at?
 ): # (batch, record) of each look; without the batch, if something was to happen first
     "Look at the next call, if this one has left something to it, at other draws, if it drew, and at other batches"
-    firsts = [partial(extreme_draws, which) for which in (_words if rec.drawn else ())]
-    if rec.remembers: firsts.append(lambda: model(*own_copy(batch.args), **own_copy(batch.kwargs)))
-    for first in firsts:
-        if look := _first_taken([batch], partial(_recorded, model, first=first)): yield None,look[1]
+    for which in _words if rec.drawn else ():
+        if later := _after(model, batch, partial(extreme_draws, which)): yield None,later
+    for calls in (1, 2) if rec.remembers else ():
+        if later := _after(model, batch, partial(_call, model, batch, calls)): yield None,later
+        if not later or not later.changed: break # the call after finds what this one found
     if not sizes: return
     items,_ = _lengths(batch)
     other_order = partial(turned, layout=rec.layout)

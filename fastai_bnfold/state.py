@@ -9,7 +9,7 @@ __all__ = ['OUT_OF_MEMORY', 'put_back', 'no_gc', 'own_attrs', 'is_lazy', 'is_fix
            'memory_of', 'written_by', 'Writes', 'random_state', 'untouched', 'own_copy']
 
 # %% ../nbs/03_state.ipynb #22f691e0
-import copy, gc, logging, random, types, weakref
+import copy, gc, logging, random, threading, types, weakref
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -32,11 +32,23 @@ def put_back(
     finally:
         if left: back()
 
+# %% ../nbs/03_state.ipynb #5f4fec8a
+_lock,_without_gc,_gc_was_on = threading.Lock(),set(),[True]
+
 @contextmanager
 def no_gc():
-    "No garbage collection for a while"
-    with put_back(gc.enable if gc.isenabled() else gc.disable):
-        gc.disable()
+    "No garbage collection for a while, in any thread"
+    me = object()
+    def back():
+        "On again when nobody is left who wants none"
+        with _lock:
+            _without_gc.discard(me)
+            if not _without_gc and _gc_was_on[0]: gc.enable()
+    with put_back(back):
+        with _lock:
+            if not _without_gc: _gc_was_on[0] = gc.isenabled()
+            _without_gc.add(me)
+            gc.disable()
         yield
 
 # %% ../nbs/03_state.ipynb #76b52106

@@ -2526,6 +2526,8 @@ class ByLayout(Parts):
 @beyond('block.bn', trap='conv bn', others=[SPIKE, LOW, LOW], state=lambda m: m.calls)
 class EveryThirdCall(Parts):
     "No tensor is asked: a count of the calls picks the way"
+    each = 3
+
     def __init__(self):
         super().__init__()
         self.calls = 0
@@ -2533,7 +2535,13 @@ class EveryThirdCall(Parts):
     def forward(self, x):
         self.calls += 1
         y = self.conv(self.block(x))
-        return self.bn(torch.relu(y) if self.calls % 3 == 0 else y)
+        return self.bn(torch.relu(y) if self.calls % self.each == 0 else y)
+
+
+@beyond(trap='conv bn', others=[SPIKE, LOW, LOW, SPIKE, LOW], state=lambda m: m.calls)
+class EveryFifthCall(EveryThirdCall):
+    "Further away than the calls that are looked at"
+    each = 5
 
 
 class MaybeCopies(nn.Module):
@@ -2816,7 +2824,7 @@ class PadderNotes(Line):
 
 
 # What nothing seen in one forward tells, and no look; the plan page shows each of them
-LIMITS = 'ErrorOfTorch', 'ByRank', 'IdentityAsked'
+LIMITS = 'ErrorOfTorch', 'ByRank', 'EveryFifthCall', 'IdentityAsked'
 
 
 # ---------------------------------------------------------------- (m) what one call leaves to the next
