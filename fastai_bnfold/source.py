@@ -10,7 +10,7 @@ __all__ = ['is_check', 'may_catch', 'deciding_line', 'functions_of', 'Reached', 
 
 # %% ../nbs/04_source.ipynb #011a3bed
 import ast, builtins, inspect, linecache, traceback, types
-from collections import ChainMap
+from collections import ChainMap, defaultdict
 from functools import lru_cache
 from itertools import dropwhile, takewhile
 from fastcore.basics import patch
@@ -243,7 +243,8 @@ class Reached:
     "How the code of module `m`, as far as its `forward` leads, speaks of its children"
     def __init__(self, m:nn.Module):
         self.inside,self.items,self.all,self.stores,self.stores_elsewhere = set(),set(),False,False,False
-        self.m,self.functions,self.nodes,self.helpers,self.writers = m,functions_of(m),[],set(),set()
+        self.m,self.functions,self.nodes,self.helpers = m,functions_of(m),[],set()
+        self.writers = defaultdict(set) # function -> names of its arguments into which it writes
         self.todo,seen = [('forward',True),('__call__',True)],set()
         while self.todo:
             if (todo := self.todo.pop()) in seen: continue
@@ -301,12 +302,10 @@ def read_stores(self:Reached, f, function, me=frozenset()):
     new,names = _new_names(function, me),_names_of(f)
     body = function.body if isinstance(function.body, list) else [function.body]
     for n in (n for part in body for n in ast.walk(part)):
-        helper = names.get(_called_name(n))
-        if inspect.isfunction(helper): self.read_helper(helper)
-        if inspect.isfunction(helper) and helper in self.writers: self.give(f, n, new, _arguments(function))
+        if inspect.isfunction(helper := names.get(_called_name(n))): self.read_helper(helper, f, n, new)
         if not (written := _written(n)): continue
         holder,attr = written
-        if _root(holder) in _arguments(function)-me: self.writers.add(f)
+        if (given := _root(holder)) in _arguments(function)-me: self.writers[f].add(given)
         name,known = getattr(holder, 'id', ''),names.get(_root(holder))
         called = isinstance(n, ast.Call) and n.func is holder and inspect.isfunction(known) # read too
         fresh = _root(holder) in new and not isinstance(n, ast.Attribute) # even a new tensor can carry an attribute on
@@ -314,22 +313,19 @@ def read_stores(self:Reached, f, function, me=frozenset()):
         elif not (called or fresh or _harmless & {_home(known),_root(holder)}): self.stores_elsewhere = True
 
 @patch
-def read_helper(self:Reached, helper):
-    "Note where function `helper` keeps something"
-    if helper in self.helpers or _home(helper) in _harmless: return
-    self.helpers.add(helper)
-    f = inspect.unwrap(helper)
-    nodes = _nodes(f.__code__)
-    if not nodes: self.stores_elsewhere = True
-    for node in nodes: self.read_stores(f, node)
-    if f in self.writers: self.writers.add(helper)
-
-@patch
-def give(self:Reached, f, call, new, arguments):
-    "Note that function `f` calls a helper that writes into what it is given"
-    given = [*call.args, *(word.value for word in call.keywords)]
-    self.stores_elsewhere |= any(_is_old(o, new) for o in given)
-    if any(_root(o) in arguments for o in given): self.writers.add(f)
+def read_helper(self:Reached, helper, f, call, new):
+    "Note where function `helper` keeps something, also in what `f` gives it by `call`"
+    helper = inspect.unwrap(helper)
+    nodes = _nodes(helper.__code__) if _home(helper) not in _harmless else []
+    if not nodes: self.stores_elsewhere |= _home(helper) not in _harmless
+    if helper not in self.helpers:
+        self.helpers.add(helper)
+        for node in nodes: self.read_stores(helper, node)
+    written,unsure = self.writers[helper],any(isinstance(o, ast.Starred) for o in call.args)
+    for name,value in [*zip(helper.__code__.co_varnames, call.args), *((o.arg, o.value) for o in call.keywords)]:
+        if name in written or written and (unsure or name is None): # `*args` or `**kwargs`
+            self.stores_elsewhere |= _is_old(value, new)
+            self.writers[f].add(_root(value))
 
 # %% ../nbs/04_source.ipynb #4d07d488
 _lists = nn.ModuleList,nn.ModuleDict
