@@ -187,7 +187,8 @@ KINDS = { # of reasons why a layer stays
     'decides':          "code that may go another way with another batch sees what would change",
     'looks':            "for another batch, or another size of it, it would fold otherwise",
     'padding':          "zeros are put in between, which the shift would not reach",
-    'condition':        "an operation between asks something of the map that does not hold (max pooling: no negative scale)",
+    'condition':        "an operation between asks something of the map that does not hold "
+                        "(max pooling: no negative scale)",
     'channels':         "its channels are not the channels of its neighbour",
     'called':           "it, or its neighbour, is called more than once with different needs",
     'shared':           "the weight that would take it in is used elsewhere too",
