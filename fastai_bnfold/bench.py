@@ -520,7 +520,9 @@ def variants(
 )->dict: # Name and model, 'unfolded' first
     "`model` and copies of it: folded, folded by `torch.fx`, without BatchNorm"
     out = {'unfolded': model}
-    def bare(model, *xb): return without_bn(model, like=out.get('folded'))
+    def bare(model, *xb):
+        "`model` without BatchNorm, with biases where the folded one has them"
+        return without_bn(model, like=out.get('folded'))
     makers = {'folded': _fold, 'torch.fx fuse': _fuse, 'no BatchNorm': bare}
     for k in kinds:
         try: out[k] = makers[k](model, *xb)

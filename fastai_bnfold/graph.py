@@ -265,8 +265,8 @@ def _normalizes(rec, visit, m):
 
 def _unknown(rec, path, m):
     "Stop if `m` is a BatchNorm of an unknown class that may do more than one"
-    visits = [visit for visit in rec.modules if visit.path==path]
-    if bn_rest(m) is not None or scripted_bn(m) or all(_normalizes(rec, visit, m) for visit in visits): return None
+    if bn_rest(m) is not None or scripted_bn(m): return None
+    if all(_normalizes(rec, visit, m) for visit in rec.modules if visit.path==path): return None
     base = next((c.__name__ for c in type(m).__mro__[1:] if _full_name(c) in _registry), 'BatchNorm')
     return Stop('class', f"{type(m).__name__} is an unknown subclass of {base}: see `register_bn`")
 

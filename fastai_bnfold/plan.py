@@ -224,7 +224,9 @@ def _recorded(model, batch, first=None): return trace(model, *batch.args, first=
 
 def _look(model, batch, items, other, change):
     "(batch, record) with so many `items`, and `other` lengths as far as the model takes them; None if it takes none"
-    def run(sized): return _recorded(model, change(sized))
+    def run(sized):
+        "The record of a forward on that batch, changed"
+        return _recorded(model, change(sized))
     has_items,lengths = _lengths(batch)
     sized,rec = resized(batch, items),None
     for n in lengths: sized,rec = _first_taken(_sizes(sized, n, other, has_items), run) or (sized,rec)

@@ -268,32 +268,37 @@ class Reached:
                 self.all |= _called_name(n) in ('locals','eval','exec')
             self.read_stores(f, node, me)
 
-    def mention(self, node, function):
-        "Note what the code does with `self`, or with `super()`"
-        up = node.parent
-        named = _called_name(up)=='getattr' and isinstance(up.args[1], ast.Constant)
-        if isinstance(up, ast.Attribute) or named: self.child(up.args[1].value if named else up.attr, up, function)
-        else: self.all |= not (_is_asked(node) or _items_called(node, function) or self.own_function(node))
+# %% ../nbs/04_source.ipynb #e987bda2
+@patch
+def mention(self:Reached, node, function):
+    "Note what the code does with `self`, or with `super()`"
+    up = node.parent
+    named = _called_name(up)=='getattr' and isinstance(up.args[1], ast.Constant)
+    if isinstance(up, ast.Attribute) or named: self.child(up.args[1].value if named else up.attr, up, function)
+    else: self.all |= not (_is_asked(node) or _items_called(node, function) or self.own_function(node))
 
-    def own_function(self, node):
-        "Is `self` passed, first of all, to a function that it holds itself, which is read too?"
-        up = node.parent
-        name = getattr(up.func, 'attr', '') if isinstance(up, ast.Call) and up.args[:1]==[node] else ''
-        if name in self.functions: self.todo.append((name, True))
-        return name in self.functions
+@patch
+def own_function(self:Reached, node):
+    "Is `self` passed, first of all, to a function that it holds itself, which is read too?"
+    up = node.parent
+    name = getattr(up.func, 'attr', '') if isinstance(up, ast.Call) and up.args[:1]==[node] else ''
+    if name in self.functions: self.todo.append((name, True))
+    return name in self.functions
 
-    def child(self, name, node, function):
-        "Note what it does with child `name`, which is what `node` gives"
-        if name in self.functions: self.todo.append((name, self.takes_self(name)))
-        if name in _parts_of_self: self.all |= not _asks_of_weights(node, function)
-        elif _is_called(node) or _is_asked(node) or self.is_setting(name, node.parent): pass
-        elif _items_called(node, function): self.items.add(name)
-        else: self.inside.add(name)
+@patch
+def child(self:Reached, name, node, function):
+    "Note what it does with child `name`, which is what `node` gives"
+    if name in self.functions: self.todo.append((name, self.takes_self(name)))
+    if name in _parts_of_self: self.all |= not _asks_of_weights(node, function)
+    elif _is_called(node) or _is_asked(node) or self.is_setting(name, node.parent): pass
+    elif _items_called(node, function): self.items.add(name)
+    else: self.inside.add(name)
 
-    def is_setting(self, name, node):
-        "Does `node` read a plain setting of child `name`, such as `self.conv.stride`?"
-        settings = vars(getattr(self.m, name)) if isinstance(getattr(self.m, name, None), nn.Module) else {}
-        return isinstance(node, ast.Attribute) and _loads(node) and is_fixed(settings.get(node.attr, settings))
+@patch
+def is_setting(self:Reached, name, node):
+    "Does `node` read a plain setting of child `name`, such as `self.conv.stride`?"
+    settings = vars(getattr(self.m, name)) if isinstance(getattr(self.m, name, None), nn.Module) else {}
+    return isinstance(node, ast.Attribute) and _loads(node) and is_fixed(settings.get(node.attr, settings))
 
 # %% ../nbs/04_source.ipynb #4981884d
 @patch

@@ -211,6 +211,7 @@ def make(self:Tracer, func, tensors, args, kwargs):
     moved = lambda t,was: memory_of(t)!=was # as by `t.data = u`
     return out,[t for t,was in zip(tensors, before) if was in self.written or moved(t, was)]
 
+# %% ../nbs/05_trace.ipynb #b093c34e
 @patch
 def note(self:Tracer, call, written, made):
     "Give numbers to what `call` made, and to everything that shares memory with what it wrote"
@@ -295,32 +296,6 @@ class _Visits:
         "Is `m` a module of the model, called in the thread that the model was?"
         return m in self.paths and threading.get_ident()==self.thread
 
-    def enter(self, m, args, kwargs):
-        "Before a module's forward"
-        if not self.mine(m): return
-        t,passed = self.tracer,[*args, *kwargs.values()]
-        call = ModuleCall(self.paths[m], len(t.rec.calls), parent=t.stack[-1] if t.stack else None)
-        call.inputs,call.passed = tuple(map(t.known, tensors_in(passed))),(len(args),tuple(kwargs))
-        call.single = len(args)==1 and isinstance(args[0], Tensor) and not kwargs
-        plain = [o for o in passed if not isinstance(o, (Tensor,Asked))]
-        call.given,call.gives = bool(plain),not all(map(is_fixed, plain))
-        t.rec.modules.append(call)
-        t.stack += (len(t.rec.modules)-1,)
-        if m in self.hooked: see(t.rec, call.inputs, 'hook', self.hook(m))
-
-    def leave(self, m, args, out):
-        "After it, also if it raised"
-        if not self.mine(m): return
-        t = self.tracer
-        call,t.stack = t.rec.modules[t.stack[-1]],t.stack[:-1]
-        call.end,call.outputs = len(t.rec.calls),tuple(map(t.known, tensors_in(out)))
-        call.gives,call.single = call.gives or not isinstance(out, Tensor),call.single and isinstance(out, Tensor)
-        if m in self.hooked and m._forward_hooks: see(t.rec, call.outputs, 'hook', self.hook(m))
-
-    def hook(self, m):
-        "Who sees what goes through a module with a hook, as the end of a sentence"
-        return f"is seen by a hook on {f'`{self.paths[m]}`' if self.paths[m] else 'the model'}"
-
     @contextlib.contextmanager
     def watching(self):
         "Watch for a while"
@@ -331,6 +306,36 @@ class _Visits:
                 handles.append(nn.Module.register_forward_pre_hook(m, self.enter, with_kwargs=True, prepend=True))
                 handles.append(nn.Module.register_forward_hook(m, self.leave, prepend=True, always_call=True))
             yield
+
+# %% ../nbs/05_trace.ipynb #d6ed3011
+@patch
+def enter(self:_Visits, m, args, kwargs):
+    "Before a module's forward"
+    if not self.mine(m): return
+    t,passed = self.tracer,[*args, *kwargs.values()]
+    call = ModuleCall(self.paths[m], len(t.rec.calls), parent=t.stack[-1] if t.stack else None)
+    call.inputs,call.passed = tuple(map(t.known, tensors_in(passed))),(len(args),tuple(kwargs))
+    call.single = len(args)==1 and isinstance(args[0], Tensor) and not kwargs
+    plain = [o for o in passed if not isinstance(o, (Tensor,Asked))]
+    call.given,call.gives = bool(plain),not all(map(is_fixed, plain))
+    t.rec.modules.append(call)
+    t.stack += (len(t.rec.modules)-1,)
+    if m in self.hooked: see(t.rec, call.inputs, 'hook', self.hook(m))
+
+@patch
+def leave(self:_Visits, m, args, out):
+    "After it, also if it raised"
+    if not self.mine(m): return
+    t = self.tracer
+    call,t.stack = t.rec.modules[t.stack[-1]],t.stack[:-1]
+    call.end,call.outputs = len(t.rec.calls),tuple(map(t.known, tensors_in(out)))
+    call.gives,call.single = call.gives or not isinstance(out, Tensor),call.single and isinstance(out, Tensor)
+    if m in self.hooked and m._forward_hooks: see(t.rec, call.outputs, 'hook', self.hook(m))
+
+@patch
+def hook(self:_Visits, m):
+    "Who sees what goes through a module with a hook, as the end of a sentence"
+    return f"is seen by a hook on {f'`{self.paths[m]}`' if self.paths[m] else 'the model'}"
 
 # %% ../nbs/05_trace.ipynb #a5e80fd4
 def _register(model, inputs, tracer):
