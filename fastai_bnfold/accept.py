@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 import torch
 from torch import nn
-from .ops import tensors_in
+from .calls import tensors_in
 from .plan import FoldError
 from .state import is_lazy
 

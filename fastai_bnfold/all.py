@@ -1,5 +1,5 @@
 "Everything a user needs: `from fastai_bnfold.all import *`"
-from .graph import register_bn
+from .norms import register_bn
 from .ops import register_op
 from .plan import FoldError, FoldEntry, FoldPlan
 from .report import FoldReport

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from .ops import map_tensors, tensors_in
+from .calls import map_tensors, tensors_in
 from .state import no_gc
 
 # %% ../nbs/14_bench.ipynb #ec9e9c12

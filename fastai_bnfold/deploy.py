@@ -30,7 +30,7 @@ from . import __version__
 from .bench import OnnxModel, _hushed, bench, human
 from .fold import BNFolder, difference, twin
 from .learner import _as_it_was, _own_data, _state, _unnoticed
-from .ops import tensors_in
+from .calls import tensors_in
 from .plan import FoldError
 from .report import as_html, as_text
 from .state import untouched

@@ -12,7 +12,7 @@ import html, re, textwrap
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from fastcore.basics import patch
-from .ops import KINDS
+from .plan import KINDS
 from .plan import FoldPlan
 
 # %% ../nbs/11_report.ipynb #f6cfbc4c
