@@ -96,11 +96,18 @@ def _slot(mods, slots):
     "What stands in the first of `slots` ((module path, name)s); None where there are none"
     return getattr(mods[slots[0][0]], slots[0][1]) if slots else None
 
+def _absorbing_table(mods, share, weight):
+    "Changes that let an embedding take over its share: each row is an output"
+    values = weight.detach().to('cpu', torch.float64)*share.post.s + share.post.t
+    param = nn.Parameter(round_to(values, torch.empty_like(weight.detach())), requires_grad=weight.requires_grad)
+    return [_put(mods[path], name, param) for path,name in share.absorber.weights]
+
 def _absorbing(mods, share, work=None):
     "Changes that let a layer take over its share; a new parameter is trained if the old one was, or else the weight"
     layer,changes = share.absorber,[]
     m,weight,bias = mods[layer.path],_slot(mods, layer.weights),_slot(mods, layer.biases)
     like = m.running_mean if weight is None else weight
+    if layer.table: return _absorbing_table(mods, share, weight)
     if layer.bn:
         new = absorb_bn(m.running_mean, m.running_var, weight, bias, m.eps, share.pre, share.post)
         new = [round_to(values, torch.empty_like(like.detach())) for values in new]

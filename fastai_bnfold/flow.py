@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from .calls import Ref
 from .graph import Graph, layer_name, read_elsewhere, where
-from .labels import FIRST, IDENT, channel_numbers, compact, uniform, untouched_labels
+from .labels import FILL, FIRST, IDENT, channel_numbers, compact, uniform, untouched_labels
 from .norms import BN, quote
 from .ops import Stop, as_list, between, op
 from .trace import FROM_INPUT, hooked
@@ -32,6 +32,7 @@ class Absorber:
     groups: int = 1
     transposed: bool = False
     bn: bool = False # It is a BatchNorm itself
+    table: bool = False # It is an embedding: its weight holds one output a row
 
 def absorber(g:Graph, i:int)->Absorber:
     "The absorber whose weight call `i` reads; Stop with the reason if it cannot absorb"
@@ -79,10 +80,13 @@ def _weighted(g, weight):
     if hooked(g.mods[path]): raise Stop('hook', f"{layer_name(g, path)} has a forward hook")
     if param.layout!=torch.strided or param.dim()<2 or param.numel()>1 and 0 in param.stride():
         raise Stop('computed', f"weight of {quote(path)} is sparse, one row, or its elements share memory")
+    if op(recorded[0].name).table: return _table(g, path, slots, calls)
     used = {(call.name, call.arg('groups', 1), call.value('bias')) for call in recorded}
     if len(used)>1: raise Stop('used', f"weight of {quote(path)} is used in different ways")
     name,groups,bias = used.pop()
-    biases = _no_bias(g, path, recorded) if bias is None else _bias(g, path, bias, calls)
+    if op(name).samples: groups = g.shape(recorded[0].value('input'))[1]//param.shape[1]
+    if bias is None or _made_zeros(g, bias): biases = _no_bias(g, path, recorded) or _added_bias(g, recorded)
+    else: biases = _bias(g, path, bias, calls)
     sizes,transposed = (param.shape[0], param.shape[1]*groups),op(name).transposed
     n_in,n_out = sizes if transposed else reversed(sizes)
     return Absorber(path, calls, slots, biases, n_in, n_out, groups, transposed)
@@ -91,6 +95,29 @@ def _no_bias(g, path, recorded):
     "Where the layer at `path` has a place for a bias: its calls all pass one, which is None"
     passes = all(len(call.args)>2 or 'bias' in call.kwargs for call in recorded)
     return ((path,'bias'),) if 'bias' in g.mods[path]._parameters and passes else ()
+
+def _made_zeros(g, bias):
+    "Is value `bias` made of zeros by the code, in place of a bias that is not there?"
+    made = g.producer.get(bias)
+    return made is not None and g.calls[made].name=='zeros'
+
+def _added_bias(g, recorded):
+    "Where a parameter lives that alone is added to what the one call makes, as in `x @ w + b`; empty if none is"
+    if len(recorded)!=1: return ()
+    value = recorded[0].writes[0]
+    readers = g.readers[value]
+    if len(readers)!=1 or g.watchers[value] or op(g.calls[readers[0]].name).signs!=(1,1): return ()
+    others = [v for v in g.calls[readers[0]].reads if v!=value]
+    if len(others)!=1 or len(g.shape(others[0]))!=1: return ()
+    try: return _slots(g, others[0], 'bias', readers)[1]
+    except Stop: return ()
+
+def _table(g, path, slots, calls):
+    "The embedding at `path`; Stop if it changes its weight while it is called"
+    if any(g.calls[i].arg('max_norm') is not None for i in calls):
+        raise Stop('used', f"{layer_name(g, path)} renorms its weight (max_norm)")
+    rows,features = g.shape(g.calls[calls[0]].value('weight'))
+    return Absorber(path, calls, slots, slots, rows, features, table=True)
 
 def _bias(g, path, bias, calls):
     "Where the bias of the layer at `path` lives, which is value `bias`"
@@ -120,6 +147,7 @@ def geometry_of_call(call, kernel:tuple)->tuple:
 
 def pads_zeros(call, kernel:tuple)->bool:
     "Does convolution `call`, with a kernel of that size, see zeros beside its input?"
+    if op(call.name).samples: return True
     stride,padding,_ = geometry_of_call(call, kernel)
     if not op(call.name).transposed: return any(padding)
     return any(n!=1 for n in (*kernel, *stride)) or any(padding+as_list(call.arg('output_padding', 0)))
@@ -137,6 +165,7 @@ class End:
     call: int|None = None # The call that reads it
     to: Absorber|None = None # What it arrives at, if that can absorb
     stop: Stop|None = None # Or why it ends there
+    number: tuple = (1.,0.) # What Python numbers on the way make of a value: `k*x + c`
 
 @dataclass
 class Condition:
@@ -151,6 +180,7 @@ class Flow:
     "Labels sent forward from `starts` (value -> labels); `ends` says where they arrived"
     def __init__(self, g:Graph, starts:dict):
         self.g,self.reached,self.ends,self.conditions,self.todo = g,{},[],[],set()
+        self.numbers = {} # value -> `(k, c)`, what Python numbers on the way have made of it
         for value,labels in starts.items(): self.reach(value, labels)
         while self.todo:
             self.at = min(self.todo) # in the order of the calls: all that it reads has come
@@ -170,13 +200,27 @@ class Flow:
             if row.absorbs is not None: self.end(call, to=self.absorbing(call))
             elif call.overwrites or not call.writes or row.how is None: raise between()
             elif any(0 in self.shape(v) for v in call.reads+call.writes): raise between("no elements, with this batch")
-            else:
-                for value,labels in zip(call.writes, row.how(self, call)): self.reach(value, labels)
+            else: self.carry(call, row)
         except Stop as stop: self.end(call, stop=stop.bare())
+
+    def carry(self, call, row):
+        "Let the labels travel through `call`"
+        numbers = {self.number(v) for v in call.reads if v in self.reached}
+        if len(numbers)>1: raise between("its inputs were multiplied by different numbers")
+        self.now = numbers.pop()
+        found = row.how(self, call)
+        for value,labels in zip(call.writes, found):
+            self.numbers[value] = self.now
+            self.reach(value, labels)
+
+    def number(self, value):
+        "What Python numbers on the way have made of `value`: `(k, c)`"
+        return self.numbers.get(value, (1.,0.))
 
     def end(self, call, **why):
         "The labels that have come to `call` go no further"
-        self.ends += [End(v, self.reached[v], self.at, **why) for v in dict.fromkeys(call.reads) if v in self.reached]
+        for v in dict.fromkeys(call.reads):
+            if v in self.reached: self.ends.append(End(v, self.reached[v], self.at, number=self.number(v), **why))
 
     def absorbing(self, call):
         "Labels came to a layer with a weight; to its input alone, we hope"
@@ -210,6 +254,11 @@ class Flow:
         if self.g.rec.values[value].origin==FROM_INPUT or value not in self.g.rec.places:
             raise between("values computed from the input choose what goes where")
         return self.g.rec.places[value]
+
+    def apply_number(self, call, k, c):
+        "Note that `call` makes `k*x + c` of what it reads"
+        if c and bool((compact(self.labels(call.reads[0]))==FILL).any()): raise between("a number is added to padding")
+        self.now = (k*self.now[0], k*self.now[1]+c)
 
     def condition(self, labels, call, holds, words):
         "Note what `call` asks of the map of these labels"

@@ -9,12 +9,24 @@ __all__ = ['Graph', 'layer_name', 'where', 'say', 'strides', 'read_elsewhere', '
 
 # %% ../nbs/07_graph.ipynb #98eed319
 from collections import defaultdict
+from dataclasses import replace
 import torch
 from torch import nn
 from .norms import BN, is_bn, layers_of, quote, scripted_bn
-from .ops import Stop, op
+from .calls import Call
+from .ops import BY_PARAMETER, OPS, Stop, by_number, number_map, op
 from .state import is_lazy
 from .trace import Record, hooked
+
+# %% ../nbs/07_graph.ipynb #2b265ad4
+def _by_its_row(rec, call)->Call:
+    "`call` by the name of the row that fits what it was given"
+    name = call.name
+    if number_map(call): name = by_number(name)
+    elif name in ('matmul','mm') and len(call.args)==2 and not call.kwargs:
+        weight = call.reads[-1]
+        if call.reads[0] not in rec.params and weight in rec.params and len(rec.values[weight].shape)==2: name = BY_PARAMETER
+    return call if name==call.name else replace(call, name=name, params=OPS[name].args)
 
 # %% ../nbs/07_graph.ipynb #ccdbe1a4
 class Graph:
@@ -25,7 +37,8 @@ class Graph:
         scales:bool=False # Are maps that come from parameters alone (LayerScale) to be folded too?
     ):
         self.model,self.rec,self.kept,self.mods = model,rec,kept,dict(model.named_modules())
-        self.calls,self.layers,odd = layers_of(self.mods, rec, scales)
+        calls,self.layers,odd = layers_of(self.mods, rec, scales)
+        self.calls = [call and _by_its_row(rec, call) for call in calls]
         self.folded = set() # paths of the layers that have gone
         self.own = {} # path -> map of a layer
         self.pre,self.post,self.tap = {},{},{} # what each absorber has taken so far: path -> (absorber, map)

@@ -17,7 +17,7 @@ import torch
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from .calls import Call, Ref, holds_plain, map_tensors, op_name, tensors_in
-from .ops import op
+from .ops import OPS, op
 from .state import Writes, is_lazy, memory_of, no_gc, own_attrs, own_copy, put_back, untouched, written_by
 
 # %% ../nbs/05_trace.ipynb #1d18b8fb
@@ -131,7 +131,7 @@ def tells_python(func, args)->bool:
     "Does this operator turn what a tensor holds into a Python value, or into the shape of its result?"
     if not isinstance(func, torch._ops.OpOverload): return False
     name = op_name(func)
-    if op(name).tells or '::' in name and op(name).how is None: return True # of a foreign one nothing is known
+    if op(name).tells or '::' in name and name not in OPS: return True # of a foreign one nothing is known
     if not _tagged(func): return False
     return 'index' not in name or any(t.dtype in (torch.bool,torch.uint8) for t in tensors_in(args[1:]))
 
