@@ -209,9 +209,7 @@ def _visits_of_changed(g, made):
 
 def changed_modules(graphs:list)->tuple:
     "Paths of the modules whose own output is another once the model is folded"
-    paths = [visit.path for g in graphs for visit in _visits_of_changed(g, True)]
-    gone = {path for g in graphs for path in g.moves}
-    return tuple(path for path in dict.fromkeys(paths) if path not in gone)
+    return tuple(dict.fromkeys(visit.path for g in graphs for visit in _visits_of_changed(g, True)))
 
 _dropouts = nn.Dropout,nn.Dropout1d,nn.Dropout2d,nn.Dropout3d,nn.AlphaDropout,nn.FeatureAlphaDropout
 
