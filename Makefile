@@ -18,8 +18,8 @@ help: ## list the commands
 setup: $(STAMP) ## create .venv and install everything into it
 
 $(STAMP):
-	@command -v $(PYTHON) >/dev/null || { echo "'$(PYTHON)' not found: install Python 3.10 or later, or name one: make PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed, this is $$($(PYTHON) --version 2>&1); name another: make PYTHON=/path/to/python3"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "'$(PYTHON)' not found: install Python 3.11 or later, or name one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, this is $$($(PYTHON) --version 2>&1); name another: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) comes without its venv module (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version): PyTorch, fastai and the tools of the tests. Once; several minutes and some 6 GB."
 	@rm -f $(VENV)/.installed-*
