@@ -75,7 +75,7 @@ text = (root/"README.md").read_text(encoding="utf-8")
 def test_what_is_shown_is_what_one_gets(tmp_path):
     "The quick start, through to the exports, the ONNX file and the command line"
     codes, wanted = zip(*blocks(text))
-    assert len(codes) >= 10 and sum(map(bool, wanted)) >= 8
+    assert len(codes) >= 10 and sum(map(bool, wanted)) >= 7
     for code, got, want in zip(codes, pasted(codes, tmp_path), wanted): assert same(got, want), f"{code}\ngives\n{got}\nshown is\n{want}"
     command = shlex.split(re.search(r"^bnfold .*", text, re.MULTILINE)[0])[1:]
     said = python("import sys; from fastai_bnfold.cli import bnfold; sys.exit(bnfold(sys.argv[1:]))", *command, cwd=tmp_path)

@@ -146,7 +146,7 @@ def svg():
     px = usual_px(rows)
     out.append(text(0, 88, f"One image of {px} px on one thread of a CPU: unfolded (grey), folded (green)", size=11, weight="bold"))
     for i, r in enumerate(rows): out += bars(112+36*i, titled(r, px), r.times)
-    title = f"A network before and after the fold, and the time of one image for each of {len(rows)} networks"
+    title = f"A network before and after the fold, and the time of one image on several networks"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {100+36*len(rows)}" width="560" font-family="Helvetica, Arial, sans-serif" role="img">'
     return "\n".join([head, f"<title>{title}</title>", *out, "</svg>"]) + "\n"
 
