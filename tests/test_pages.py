@@ -148,7 +148,7 @@ def test_one_install_line():
     "Where something is to be installed, it is from the same address"
     texts = [root/"README.md", root/"CONTRIBUTING.md", *lessons]
     lines = [o for p in texts for o in re.findall(r"pip install[^`\n]*fastai.bnfold[^`\n]*", p.read_text(encoding="utf-8"))]
-    assert lines and not [o for o in lines if FROM not in o and "'fastai-bnfold[onnx]'" not in o]
+    assert lines and not [o for o in lines if FROM not in o]
 
 def test_the_options_are_those_of_the_signatures():
     from options import command_table, options, python_table, verbs
@@ -156,3 +156,16 @@ def test_the_options_are_those_of_the_signatures():
     shown = ["".join(o["data"].get("text/markdown", "")) for c in cells for o in c.get("outputs", []) if "data" in o]
     assert [python_table(), command_table()] == shown, "run `make notebooks NB=nbs/tutorials/00_options.ipynb`"
     assert not [(verb, name) for verb, f in verbs().items() for name, _, text in options(f) if not text]
+
+def private_or_mock(code):
+    "Does `code` use a private name, or replace a part by a mock? No page for users should"
+    for n in ast.walk(ast.parse(code)):
+        name = n.id if isinstance(n, ast.Name) else n.attr if isinstance(n, ast.Attribute) else ""
+        if name == "mock" or re.match(r"_[a-z]", name) and not name.endswith("_repr"): return True
+        if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("unittest"): return True
+    return False
+
+@pytest.mark.parametrize("path", [*lessons, root/"index.ipynb"], ids=lambda o: o.stem)
+def test_lessons_use_public_names_only(path):
+    assert private_or_mock("f._go()") and private_or_mock("with mock.patch(x): pass") and not private_or_mock("_ = f(x)")
+    assert not [o for o in map(visible, code_cells(path)) if private_or_mock(o)]

@@ -33,7 +33,7 @@ def spaced(code):
         if i not in drop: out.append(line)
     return "\n".join(out)
 
-HIDDEN = re.compile(r"^#\| *(hide|default_exp)\b|^#\| *(echo|include): *false", re.MULTILINE)
+HIDDEN = re.compile(r"^#\| *(hide|export|default_exp)\b|^#\| *(echo|include): *false", re.MULTILINE)
 
 def visible(cell):
     "The code of a cell as its page shows it; nothing where it does not"
