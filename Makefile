@@ -49,7 +49,7 @@ export: $(STAMP) ## write the modules and the sidebar from the notebooks
 	@$(BIN)/nbdev-export
 	@$(BIN)/python nbs/_tools/sidebar.py
 
-notebooks: export ## run the notebooks, record their outputs and clean them; NB=nbs/09_plan.ipynb for one of them
+notebooks: export ## run the notebooks, record their outputs and clean them; NB=nbs/zoo.ipynb for one of them
 	@BNFOLD_FULL=1 $(BIN)/nbdev-test --save --n-workers 1 --flags "$(FLAGS)" $(NB)
 	@$(BIN)/python nbs/_tools/bars.py nbs/*.ipynb nbs/tutorials/*.ipynb
 	@$(BIN)/python nbs/_tools/prompt.py index.ipynb nbs/tutorials/*.ipynb

@@ -78,6 +78,11 @@ def test_problems_are_seen(tmp_path):
                                        "d.html: shows […](../bench.html)"}
 
 
+def test_contributing_names_every_notebook_of_the_library():
+    rows = re.findall(r"^\| (`.*?) \|", (root/"CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert {re.sub(r"^[^_]*_", "", o.stem) for o in (root/"nbs").glob("[0-9]*.ipynb")} <= named
+
 # ---------------------------------------------------------------- what the tutorials show
 
 lessons = sorted((root/"nbs"/"tutorials").glob("*.ipynb"))
