@@ -21,8 +21,9 @@ ALL = _cores()
 @dataclass
 class Settings:
     "How much to measure; `quick` is a trial of the machinery, not a measurement"
-    n:int=200
-    seconds:float=15
+    n:int=200 # rounds at most
+    least:int=30 # rounds at least, on one image; a third of them on a batch
+    seconds:float=30 # of one row, where the least allows it
     minutes:float=60
     reps:int=9
     seeds:int=3
@@ -31,7 +32,7 @@ class Settings:
     device:str='cpu'
 
 
-QUICK = dict(n=6, seconds=1, minutes=5, reps=2, seeds=1, nets=2, px=64)
+QUICK = dict(n=6, least=6, seconds=1, minutes=5, reps=2, seeds=1, nets=2, px=64)
 
 
 # ---------------------------------------------------------------- the networks
@@ -45,8 +46,8 @@ def unet():
     from fastai.vision.all import create_unet_model, resnet34
     return create_unet_model(resnet34, 10, (128, 128), pretrained=False)
 
-NETS = {  # name: what makes it, pixels of its input
-    'ResNet18': (tv('resnet18'), 64), 'ResNet50': (tv('resnet50'), 224), 'VGG16-BN': (tv('vgg16_bn'), 224),
+NETS = {  # name: what makes it, pixels of its input: one size, but for the U-Net, which is used on smaller ones
+    'ResNet18': (tv('resnet18'), 224), 'ResNet50': (tv('resnet50'), 224), 'VGG16-BN': (tv('vgg16_bn'), 224),
     'MobileNetV3-large': (tv('mobilenet_v3_large'), 224), 'EfficientNet-B0': (tv('efficientnet_b0'), 224),
     'vision_learner (ResNet34)': (vision_model, 224), 'U-Net (ResNet34)': (unet, 128)}
 GROWING = {f'ResNet{d}': (tv(f'resnet{d}'), 224) for d in (18, 34, 50, 101, 152)} | {f'EfficientNet-B{i}': (tv(f'efficientnet_b{i}'), 224) for i in range(8)}
@@ -90,9 +91,15 @@ def add_fasterai(vs, left):
     return vs
 
 
+def rounds(models, x, q, **kw):
+    "How many rounds the seconds allow, and enough of them"
+    trial = bench(models, x, **{**kw, 'n': 2})
+    least = q.least if len(x) == 1 else max(6, q.least//3)
+    return min(q.n, max(least, int(q.seconds/sum(map(trial.median, trial.names)))))
+
 def timed(models, x, q, **kw):
     "Row of a data file: the times in turns"
-    r = bench(models, x, n=q.n, max_time=q.seconds, **kw)
+    r = bench(models, x, n=rounds(models, x, q, **kw), **kw)
     return dict(times={k: [float(f'{t:.5g}') for t in v] for k,v in r.times.items()}, copy=[float(f'{t:.5g}') for t in r.copy])
 
 

@@ -48,7 +48,7 @@ def test_who_and_on_what_terms(meta, wheel):
     assert (meta["Author"], meta["License-Expression"] or meta["License"]) == ("fastai_bnfold contributors", "Apache-2.0")
     assert "Apache License" in in_info(wheel, "licenses/LICENSE")
 
-def test_python(meta): assert meta["Requires-Python"] == ">=3.10"
+def test_python(meta): assert meta["Requires-Python"] == ">=3.11"
 
 def test_requirements_are_those_of_settings(meta):
     assert requires(meta, extra=None) == settings("requirements") != set()

@@ -1,90 +1,153 @@
-"What the README shows of the benchmarks, from the data in nbs/data: a table, two sentences, and the picture nbs/images/front.svg."
+"What the README shows of the benchmarks, from the data in nbs/data: a few sentences, and the picture nbs/images/front.svg."
 import json
+from collections import Counter
 from html import escape
 from pathlib import Path
-from fastai_bnfold.bench import Timings, human
+from typing import NamedTuple
+from fastai_bnfold.article import ARTICLE
+from fastai_bnfold.bench import Timings, human, quantile
 
 nbs = Path(__file__).resolve().parents[1]
-GREY, GREEN, INK = "#8c8c8c", "#2a9d8f", "#808080"  # as in the report; the ink reads on white and on black
-LEFT = 170  # where bars and layers begin
-# The article's figures and those of a second source, which measured a merge in Caffe: ms before, after, and whose they are
-THEIRS = [("ResNet50", 6.17, 4.47, "the article, its GPU"), ("VGG16-BN", 2.77, 2.41, "the article, its GPU"),
-          ("ResNet50", 11.03, 7.3, "a merge in Caffe, its GPU (GTX 1080Ti)"), ("ResNet50", 176.17, 161.69, "a merge in Caffe, its CPU (i7)")]
+GREY, GREEN, INK = "#8c8c8c", "#2a9d8f", "#808080"  # the ink reads on white and on black
+ARTICLE_AT = "https://nathanhubens.github.io/posts/deep%20learning/2020/04/20/BN.html"
+CAFFE_AT = "https://blog.csdn.net/kangdi7547/article/details/81348254"
+CAFFE = {"GTX 1080 Ti": (11.03, 7.3), "i7": (176.17, 161.69)}  # ResNet50, ms before and after
 
-def rows(section):
+def section(name):
     "The rows of one data file, and the machine; nothing where it was not measured"
-    path = nbs/"data"/f"{section}.json"
+    path = nbs/"data"/f"{name}.json"
     d = json.loads(path.read_text()) if path.exists() else dict(rows={}, machine={})
     return list(d["rows"].values() if isinstance(d["rows"], dict) else d["rows"]), d["machine"]
 
-def measured(section="speed", threads=1):
-    "(network, `Timings`) of one image, in the order of the file"
-    return [(r["net"], Timings(r["times"])) for r in rows(section)[0]
+class Row(NamedTuple):
+    "One network of the picture"
+    net:str
+    px:int  # Of the sides of its image
+    times:Timings
+
+def measured(name="speed", threads=1):
+    "The networks that were timed on one image, in the order of the file"
+    return [Row(r["net"], r["px"], Timings(r["times"])) for r in section(name)[0]
             if r["batch"] == 1 and r.get("threads", threads) == threads and not r.get("graphs") and "folded" in r["times"]]
 
-def line(*cells): return "| " + " | ".join(cells) + " |"
+def usual_px(rows):
+    "The size that most of `rows` were measured at"
+    return Counter(r.px for r in rows).most_common(1)[0][0]
 
-def ours(section, who):
-    "Lines of the table for what was measured here"
-    for net, t in measured(section):
-        ratio, lo, hi = t.ratio("folded")
-        said = f"{ratio:.3f} ({lo:.3f} to {hi:.3f})" + (", within noise" if lo <= 1 <= hi else "")
-        yield line(net, f"{human(t.median('unfolded'))} → {human(t.median('folded'))}", said, who)
+def titled(row, px):
+    "The name of a network, with the size of its image where that is not `px`"
+    return row.net if row.px == px else f"{row.net}, {row.px} px"
 
-def table():
-    "One image, before and after, by network: measured here, then what others published"
-    gpu = rows("gpu")[1]
-    out = [line("network", "one image, unfolded → folded", "ratio (95%)", "measured"), "|:--|:--|:--|:--|"]
-    out += ours("speed", "here, CPU, one thread")
-    if gpu: out += ours("gpu", f"here, {gpu.get('gpu', 'a GPU')}")
-    out += [line(n, f"{b:.2f} ms → {a:.2f} ms", f"{a/b:.2f}", who) for n, b, a, who in THEIRS]
-    return "\n".join(out)
+# verdicts
+
+def spread(t, name="folded", base=None):
+    "Between the quartiles of the ratios, round by round"
+    ratios = [a/b for a, b in zip(t.times[name], t.times[base or t.names[0]])]
+    return quantile(ratios, .75) - quantile(ratios, .25)
+
+def verdict(t, name="folded", base=None):
+    "'faster' or 'slower'; 'not told apart' where the interval holds 1 or the rounds spread more than the two differ"
+    ratio, lo, hi = t.ratio(name, base)
+    if lo <= 1 <= hi or spread(t, name, base) > abs(1-ratio): return "not told apart"
+    return "faster" if ratio < 1 else "slower"
+
+def less(t):
+    "How much less time the folded network takes, with its interval, or that the two cannot be told apart"
+    if verdict(t) == "not told apart": return "not told apart"
+    ratio, lo, hi = t.ratio("folded")
+    if ratio > 1: return f"{ratio-1:.1%} more ({lo-1:.1%} to {hi-1:.1%})"
+    return f"{1-ratio:.1%} less ({1-hi:.1%} to {1-lo:.1%})"
+
+# sentences
+
+def span(xs, form):
+    "The smallest and the largest of `xs`"
+    lo, hi = form(min(xs)), form(max(xs))
+    return lo if lo == hi else f"{lo} to {hi}"
+
+def machine_name(m): return m.get("gpu") or m.get("cpu", "a CPU")
+
+def speed_line():
+    "What the picture says, in words"
+    rows, m = measured(), section("speed")[1]
+    said = Counter(verdict(r.times) for r in rows)
+    gains = [1-r.times.ratio("folded")[0] for r in rows if verdict(r.times) == "faster"]
+    gain = f"One image on one thread of an {machine_name(m)} takes {span(gains, '{:.0%}'.format)} less time on {said['faster']} of {len(rows)} networks."
+    apart = f" On {said['not told apart']} the two cannot be told apart." if said["not told apart"] else ""
+    slower = f" On {said['slower']} it takes more." if said["slower"] else ""
+    return gain + apart + slower
+
+def gpu_line():
+    "The same on a GPU; nothing where none was measured"
+    rows, m = measured("gpu"), section("gpu")[1]
+    return f"On an {machine_name(m)}: " + ", ".join(f"{r.net} {less(r.times)}" for r in rows) + "." if rows else ""
+
+def engine_line(engine="ONNX Runtime"):
+    "What folding and `engine` bring together, over the unfolded network in PyTorch"
+    rows = [(r["net"], r["px"], r["threads"], Timings(r["times"])) for r in section("after")[0] if f"folded, {engine}" in r["times"]]
+    name, base = f"folded, {engine}", "unfolded, eager"
+    ratios = [t.ratio(name, base)[0] for *_, t in rows]
+    net, px, threads, best = max(rows, key=lambda r: r[0] == "ResNet50")
+    one = f"{human(best.median(base))} and {human(best.median(name))} for a {net} at {px} px"
+    return (f"Folded and in {engine}, {len(rows)} networks take {span(ratios, '{:.2f}'.format)} of the time that they take unfolded in PyTorch "
+            f"({one}; one image, {threads} thread{'s' if threads > 1 else ''}).")
+
+def others_line():
+    "The ratios that others published, for the same networks"
+    def ratio(ms): return f"{ms[1]/ms[0]:.2f}"
+    a = {k: ratio(v["ms"]) for k, v in ARTICLE.items()}
+    c = {k: ratio(v) for k, v in CAFFE.items()}
+    return (f"On its author's GPU, [the article]({ARTICLE_AT}) measured a ratio of {a['resnet50']} for ResNet50 and of {a['vgg16_bn']} for VGG16-BN. "
+            f"[A merge in Caffe]({CAFFE_AT}) brought ResNet50 to {c['GTX 1080 Ti']} on a GTX 1080 Ti and to {c['i7']} on an i7.")
 
 def coverage():
     "How many layers of fastai's own models fold, here and with other tools"
-    models = rows("zoo_fastai")[0]
+    models = section("zoo_fastai")[0]
     n = sum(r["layers"] for r in models)
     def left(r, tool): return r["layers"] if "fails" in r[tool] or r[tool].get("wrong") else r[tool]["left"]
     def told(tool):
         fails = sum("fails" in r[tool] for r in models)
         return f"{n-sum(left(r, tool) for r in models)}" + (f" and fails on {fails} models" if fails else "")
-    return (f"Of the {n} BatchNorm layers in {len(models)} networks as fastai builds them, `fold_bn` folds {told('ours')}; "
+    return (f"Of the {n} BatchNorm layers in {len(models)} networks as fastai builds them, `fold_bn` folds {told('ours')}. "
             f"`torch.fx`'s `fuse` folds {told('fx')}, fasterai's `BN_Folder` {told('fasterai')}.")
 
 # the picture
 
-def text(x, y, s, size=13, color=INK, anchor="start", weight="normal"):
+WIDE = 400
+
+def text(x, y, s, size=12, anchor="start", weight="normal", color=INK):
     return f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}" text-anchor="{anchor}" font-weight="{weight}">{escape(s)}</text>'
 
 def box(x, y, w, s, color, dashed=False):
     "A layer"
     look = f'fill="none" stroke="{color}" stroke-dasharray="4 3"' if dashed else f'fill="{color}"'
-    return f'<rect x="{x:g}" y="{y:g}" width="{w}" height="28" rx="4" {look}/>' + text(x+w/2, y+19, s, 13, color if dashed else "#fff", "middle")
+    return f'<rect x="{x:g}" y="{y:g}" width="{w}" height="26" rx="4" {look}/>' + text(x+w/2, y+17, s, anchor="middle", color=color if dashed else "#fff")
 
-def layers(y, label, boxes):
+def layers(y, label, boxes, x=66):
     "A row of layers, with lines between them"
-    out, x = [text(0, y+19, label, weight="bold")], LEFT
+    out = [text(0, y+17, label, weight="bold")]
     for i, (w, *look) in enumerate(boxes):
-        if i: out.append(f'<path d="M{x-10} {y+14}h8" stroke="{INK}" stroke-width="1.5"/>')
+        if i: out.append(f'<path d="M{x-8} {y+13}h6" stroke="{INK}" stroke-width="1.5"/>')
         out.append(box(x, y, w, *look))
-        x += w+12
+        x += w+10
     return out
 
-def bars(y, net, t, full=212):
-    "Two bars for one network, as long as their times"
-    ratio = t.ratio("folded")[0]
-    bar = lambda y, w, color: f'<rect x="{LEFT}" y="{y}" width="{w:.1f}" height="9" fill="{color}"/>'
-    said = f"{human(t.median('unfolded'))} → {human(t.median('folded'))}, {abs(1-ratio):.1%} {'less' if ratio < 1 else 'more'}"
-    return [text(0, y+14, net), bar(y, full, GREY), bar(y+10, full*ratio, GREEN), text(LEFT+full+8, y+14, said, 12)]
+def bars(y, name, t):
+    "Name and figures of one network, and under them two bars as long as its times"
+    def bar(y, w, color): return f'<rect x="0" y="{y:g}" width="{w:.1f}" height="6" fill="{color}"/>'
+    said = f"{human(t.median('unfolded'))}, {less(t)}"
+    return [text(0, y, name), text(WIDE, y, said, anchor="end"), bar(y+4, WIDE, GREY), bar(y+11, WIDE*t.ratio("folded")[0], GREEN)]
 
 def svg():
     "Before and after: the layers, and the time of one image"
-    out = layers(8, "unfolded", [(54, "Conv", GREY), (86, "BatchNorm", GREY), (54, "ReLU", GREY), (60, "Linear", GREY), (86, "BatchNorm", GREY)])
-    out += layers(46, "folded", [(54, "Conv", GREEN), (86, "Identity", GREY, True), (54, "ReLU", GREY), (60, "Linear", GREEN), (86, "Identity", GREY, True)])
-    out.append(text(0, 108, "One image on one thread of a CPU: the unfolded network's time, and the folded one's", weight="bold"))
-    nets = measured()
-    for i, (net, t) in enumerate(nets): out += bars(122+30*i, net, t)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 560 {122+30*len(nets)}" width="672" font-family="Helvetica, Arial, sans-serif" role="img">'
-    return "\n".join([head, "<title>A network before and after the fold, and the time of one image for each of seven networks</title>", *out, "</svg>"]) + "\n"
+    out = layers(2, "unfolded", [(42, "Conv", GREY), (76, "BatchNorm", GREY), (42, "ReLU", GREY), (52, "Linear", GREY), (76, "BatchNorm", GREY)])
+    out += layers(36, "folded", [(42, "Conv", GREEN), (76, "Identity", GREY, True), (42, "ReLU", GREY), (52, "Linear", GREEN), (76, "Identity", GREY, True)])
+    rows = measured()
+    px = usual_px(rows)
+    out.append(text(0, 88, f"One image of {px} px on one thread of a CPU: unfolded (grey), folded (green)", size=11, weight="bold"))
+    for i, r in enumerate(rows): out += bars(112+36*i, titled(r, px), r.times)
+    title = f"A network before and after the fold, and the time of one image on several networks"
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {100+36*len(rows)}" width="560" font-family="Helvetica, Arial, sans-serif" role="img">'
+    return "\n".join([head, f"<title>{title}</title>", *out, "</svg>"]) + "\n"
 
 if __name__ == "__main__": (nbs/"images"/"front.svg").write_text(svg(), encoding="utf-8")

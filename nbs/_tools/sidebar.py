@@ -1,9 +1,9 @@
-"Writes nbs/sidebar.yml: what a user needs first, what measures it, then how it works; a new notebook of the library joins the last."
+"Writes nbs/sidebar.yml: lessons first, what was measured, the pages of the verbs, then how it works; a new notebook of the library joins the last."
 from pathlib import Path
 from nbdev.config import get_config, nbpath2html
 
 nbs = Path(__file__).resolve().parents[1]
-USE, RESULTS = ["learner", "report", "cli", "fold", "deploy", "bench", "article"], ["benchmarks", "zoo"]
+VERBS, RESULTS = ["learner", "report", "cli", "fold", "deploy", "bench", "article"], ["benchmarks", "zoo"]
 
 def groups(
     names:list, # Pages without suffix, such as `learner` and `tutorials/heads`, in the order of their notebooks
@@ -11,8 +11,8 @@ def groups(
     "The pages but `index`, as the sidebar shows them"
     lessons = [o for o in names if "/" in o]
     pick = lambda wanted: [o for o in wanted if o in names]
-    rest = [o for o in names if o not in (*USE, *RESULTS, *lessons, "index")]
-    return {"Use": pick(USE), "Tutorials": lessons, "Results": pick(RESULTS), "How it works": rest}
+    rest = [o for o in names if o not in (*VERBS, *RESULTS, *lessons, "index")]
+    return {"Tutorials": lessons, "Results": pick(RESULTS), "Reference": pick(VERBS), "How it works": rest}
 
 def notebooks(
     folder:Path=nbs, # Of the notebooks
