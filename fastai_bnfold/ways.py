@@ -1,4 +1,4 @@
-"""Backward, forward or aside: who can take over the map of a BatchNorm
+"""Backward or forward: who can take over the map of a BatchNorm
 
 Docs: https://fastai-bnfold.github.io/fastai-bnfold/ways.html.md"""
 
@@ -6,18 +6,16 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/ways.html.md"""
 
 # %% auto #0
 __all__ = ['Move', 'affine_of', 'spread', 'after_number', 'before_number', 'need_bias', 'channels_of', 'hold', 'certain_block',
-           'memory_holds', 'precise', 'hand_over', 'add_pre', 'give_back', 'backward', 'forward', 'Term', 'operands',
-           'only_reader', 'terms', 'origin', 'centred', 'convolution_of', 'aside', 'bare_parameter', 'through_sum']
+           'memory_holds', 'precise', 'hand_over', 'add_pre', 'give_back', 'backward', 'forward']
 
 # %% ../nbs/09_ways.ipynb #88c904fc
 from dataclasses import dataclass, field
 import torch
 from .affine import Affine, after, inverse
-from .calls import Ref
-from .flow import Absorber, Flow, absorber, feature_axis, geometry_of_call, numbered, pads_zeros, sources
+from .flow import Absorber, Flow, feature_axis, numbered, pads_zeros, sources
 from .graph import Graph, layer_name
 from .labels import FILL, FIRST, IDENT, channel_numbers, compact, feature_labels
-from .norms import BN, is_bn, layer_affine, one_a_channel, quote
+from .norms import is_bn, layer_affine, quote
 from .ops import Stop, op
 
 # %% ../nbs/09_ways.ipynb #7054efad
@@ -271,122 +269,3 @@ def _may_absorb(path, flow, end, into_bn):
     if end.stop.kind!='between': raise end.stop
     if len(flow.ends)==1: raise Stop('between', "{call} between it and the next layer"+_detail(end.stop), end.call)
     raise Stop('also read', "its output also feeds {call}"+_detail(end.stop), end.call)
-
-# %% ../nbs/09_ways.ipynb #d1201327
-@dataclass
-class Term:
-    "One term of a sum"
-    value: int
-    sign: int
-    call: int|None # The call of the absorber that makes it, if one does
-
-def operands(call):
-    "Each operand of an addition or subtraction and its sign; None if it is neither, or adds a number other than zero"
-    signs,given = op(call.name).signs,(call.args+tuple(call.kwargs.values()))[:2]
-    if not signs or call.kwargs.get('alpha', 1)!=1 or len(given)<2 or len(call.overwrites)>1: return None
-    if not all(isinstance(o, Ref) or type(o) in (int,float) and o==0 for o in given): return None
-    return [(o.v, sign) for o,sign in zip(given, signs) if isinstance(o, Ref)]
-
-def only_reader(g:Graph, value:int):
-    "The number of the one call that sees `value`; None if there are others"
-    readers = g.readers.get(value, [])
-    alone = len(readers)==1 and not g.watchers.get(value) and g.calls[readers[0]].reads.count(value)==1
-    return readers[0] if alone else None
-
-def terms(g:Graph, value:int, sign:int=1)->list:
-    "The `Term`s that `value` is the sum of, each of them seen by the sum alone"
-    i = g.producer.get(value)
-    if i is not None and only_reader(g, value) is not None:
-        call = g.calls[i]
-        if g.gone(i): return terms(g, call.reads[0], sign)
-        if call.name!=BN and op(call.name).absorbs is not None: return [Term(value, sign, i)]
-        parts = operands(call)
-        if parts: return [term for v,s in parts for term in terms(g, v, sign*s)]
-    return [Term(value, sign, None)]
-
-def origin(g:Graph, value:int)->int:
-    "The value that `value` is, now that some BatchNorms have gone"
-    i = g.producer.get(value)
-    return value if i is None or not g.gone(i) else origin(g, g.calls[i].reads[0])
-
-# %% ../nbs/09_ways.ipynb #b4d7ed28
-def centred(g:Graph, i:int, layer:Absorber)->bool:
-    "Does absorber `layer` have, for each output, a tap on the same channel and position of its input?"
-    call = g.calls[i]
-    if layer.transposed or layer.table or op(call.name).samples: return False
-    if layer.n_in!=layer.n_out or layer.calls!=[i] or feature_axis(g, call)!=1: return False
-    kernel = g.shape(call.value('weight'))[2:]
-    stride,padding,step = geometry_of_call(call, kernel)
-    return all(n%2 for n in kernel) and set(stride)<={1} and padding==[d*(n-1)/2 for d,n in zip(step, kernel)]
-
-def convolution_of(g:Graph, found:list, x:int):
-    "Of the terms `found` a convolution of value `x` with a tap on it: (absorber, term); None if there is none"
-    for term in found:
-        if term.call is None or origin(g, g.calls[term.call].value('input'))!=x: continue
-        try: layer = absorber(g, term.call)
-        except Stop: continue # another may take it
-        if centred(g, term.call, layer): return layer,term
-
-# %% ../nbs/09_ways.ipynb #e45027ec
-def _one_call(g, path):
-    "The number of the one call of layer `path`"
-    if len(g.layers[path])!=1: raise Stop('called', "it is called more than once")
-    return g.layers[path][0]
-
-def aside(g:Graph, path:str, into_bn=False)->Move:
-    "Fold layer `path` into a convolution of the same input whose output it is added to"
-    i,found,sign = _one_call(g, path),None,1
-    x,mine = origin(g, g.calls[i].reads[0]),g.calls[i].writes[0]
-    total = mine
-    while not found:
-        last = only_reader(g, total)
-        parts = operands(g.calls[last]) if last is not None else None
-        if not parts: raise Stop('aside', "its output is not only added to a convolution of the same input")
-        if any(origin(g, v)==x or v==mine for v in g.calls[last].overwrites):
-            raise Stop('memory', "its output is written in place")
-        sign,total = sign*dict(parts)[total],g.calls[last].writes[0]
-        found = convolution_of(g, [term for v,s in parts for term in terms(g, v, s)], x)
-    (layer,term),affine = found,affine_of(g, path)
-    memory_holds(g, i, last=last)
-    more = Affine(sign*term.sign*(affine.s-1), sign*term.sign*affine.t)
-    return Move(path, tap={layer.path:(layer, need_bias(g, layer, more))}, values={mine,term.value})
-
-# %% ../nbs/09_ways.ipynb #64eab29a
-def bare_parameter(g:Graph, value:int, like:int):
-    "The numbers `(C,)` or `(1,)` of the Parameter `value`, which has one a channel of value `like`; None if it is none"
-    mine,other,slots = g.rec.values[value],g.rec.values[like],g.rec.params.get(value, [])
-    if not slots or mine.memory in g.rec.memory_writes: return None
-    (path,name),*_ = slots
-    fits = name in g.mods[path]._parameters and mine.dtype==other.dtype and one_a_channel(mine.shape, other.shape)
-    return getattr(g.mods[path], name).detach().double().cpu().flatten() if fits else None
-
-# %% ../nbs/09_ways.ipynb #9b66592a
-def through_sum(g:Graph, path:str, into_bn=False)->Move:
-    "Fold layer `path` into the convolutions whose sum it reads"
-    x,affine,move = g.calls[_one_call(g, path)].reads[0],affine_of(g, path),Move(path)
-    found,shift = terms(g, x),affine.t
-    roots = [(absorber(g, term.call), term) for term in found if term.call is not None]
-    if not roots or len(found)==1 or any(layer.calls!=[root.call] for layer,root in roots):
-        raise Stop('sum', "its input is no sum of convolutions")
-    if any(feature_axis(g, g.calls[root.call])!=1 for _,root in roots): raise _other_channels()
-    own = {slot for layer,_ in roots for slot in layer.biases}
-    for term in found:
-        if own & set(g.rec.params.get(term.value, ())): continue # it is the bias of one of them
-        numbers = bare_parameter(g, term.value, x)
-        if numbers is not None: shift = shift + term.sign*(affine.s-1)*numbers
-        elif g.shape(term.value)!=g.shape(x): raise Stop('sum', "its input is a sum of different shapes")
-        elif term.call is None: _take_identity(g, move, term, [root for _,root in roots], affine)
-    shift = roots[0][1].sign*shift # one of them takes it
-    for layer,root in roots:
-        move.post[layer.path] = (layer, need_bias(g, layer, Affine(affine.s, shift)))
-        shift = 0*shift
-    move.values = {root.value for _,root in roots} | {x}
-    return move
-
-def _take_identity(g, move, term, roots, affine):
-    "Let a convolution of what `term` is take its scale"
-    found = convolution_of(g, roots, origin(g, term.value))
-    if not found: raise Stop('sum', "its input is a sum with a term that no convolution can take")
-    layer,root = found
-    _,before = move.tap.get(layer.path, (layer, Affine(0*affine.s, 0*affine.t)))
-    move.tap[layer.path] = (layer, Affine(before.s + term.sign*root.sign*(affine.s-1), before.t))
