@@ -15,7 +15,7 @@ from torch import Tensor
 
 # %% ../nbs/00_affine.ipynb #f419cf3b
 class Affine(NamedTuple):
-    "The map `y = s*x + t`: one scale and one shift a channel, both `(C,)` in float64"
+    "The map `y = s*x + t`: one scale and one shift for each channel, both `(C,)` in float64"
     s: Tensor
     t: Tensor
 

@@ -93,7 +93,8 @@ class Graph:
 # %% ../nbs/07_graph.ipynb #ef71aaeb
 def layer_name(g:Graph, path:str)->str:
     "A module by its class and path, as it stands in a message"
-    return f"{type(g.mods[path]).__name__} {quote(path)}"
+    name = type(g.mods[path]).__name__
+    return f"{name} `{path}`" if path else f"the model ({name})"
 
 def where(g:Graph, i:int)->str:
     "Call `i` and the place it stands in, for a reader"

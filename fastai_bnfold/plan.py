@@ -221,6 +221,14 @@ def crossed_dropouts(graphs:list)->tuple:
     return tuple(path for path in dict.fromkeys(paths) if isinstance(mods[path], _dropouts) and mods[path].p>0)
 
 # %% ../nbs/11_plan.ipynb #506c5d17
+def _folded_beside(path, entries)->str:
+    "What was folded in the same container as `path`, which no batch reached, as the end of a reason"
+    place = path.rpartition('.')[0]
+    for e in entries:
+        if e.folded and place and e.bn.rpartition('.')[0]==place:
+            return f"; beside it `{e.bn}` was folded into `{'`, `'.join(e.into)}`, which may lead here too"
+    return ''
+
 def plan_of(
     graphs:list, # Decided `Graph`s of one model, which agree on what goes
     **more # Further fields of the plan
@@ -229,5 +237,7 @@ def plan_of(
     into = {path:_into(move) for g in graphs for path,move in g.moves.items()}
     paths = dict.fromkeys(path for g in graphs for path in g.layers)
     entries = [FoldEntry(path, _final(into, path)) if path in into else _kept_entry(graphs, path) for path in paths]
+    for entry in entries:
+        if entry.kind=='not reached': entry.reason += _folded_beside(entry.bn, entries)
     return FoldPlan(entries, _shares(graphs, into), layers=layers_in_order(graphs), changed=changed_modules(graphs),
         through_dropout=crossed_dropouts(graphs), **more)
