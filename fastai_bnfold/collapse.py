@@ -102,9 +102,9 @@ def terms_of(
     left,right = (known[given.v] if isinstance(given, Ref) else {None:given} for given in call.args)
     if row.signs:
         plus,minus = row.signs
-        return {name:plus*left.get(name, 0.) + minus*right.get(name, 0.) for name in {**left, **right}}
+        return {k:plus*_double(left.get(k, 0.)) + minus*_double(right.get(k, 0.)) for k in {**left, **right}}
     if left.keys()=={None}: left,right = right,left
-    return {name:scale*right[None] for name,scale in left.items()} if right.keys()=={None} else None
+    return {k:_double(scale)*_double(right[None]) for k,scale in left.items()} if right.keys()=={None} else None
 
 def stored(
     rec:Record, mods:dict # One forward; path -> module
@@ -135,7 +135,6 @@ class Function(NamedTuple):
 
 class Block(NamedTuple):
     "A module that is one layer after another, and one of them a `Sum`"
-    path: str
     parts: list # What it calls in turn: paths of children that stay, `Function`s and the `Sum`
     goes: set # Paths of what goes: the module and what is in it, but for the children that stay
 
@@ -178,7 +177,7 @@ def longest_sum(
             if terms is None: return found
             known[call.writes[0]] = terms
         terms = known.get(step.outputs[0], {}) if step.single else {}
-        if len(terms.keys()-{None})>1: found = n,terms
+        if len(terms.keys()-{None})>1 and terms is not found[1]: found = n,terms # an Identity stays
     return found
 
 def as_sum(
@@ -216,9 +215,8 @@ def unseen(
     "Stop if others see what is computed in `visit`, or read a parameter of what goes"
     hidden = {value for call in rec.calls[visit.start:visit.end] for value in call.writes}-{*visit.outputs}
     hidden |= {value for value,slots in rec.params.items() if any(path in goes for path,_ in slots)}
-    outside = rec.calls[:visit.start]+rec.calls[visit.end:]
-    seen = {value for call in outside for value in call.reads}
-    if hidden & seen: raise _stays("code outside of it reads a part of it")
+    for call in rec.calls[:visit.start]+rec.calls[visit.end:]:
+        if not hidden.isdisjoint(call.reads): raise _stays(f"{quote(rec.path(call))} reads a part of it")
     for value in hidden & rec.watchers.keys(): raise _stays(f"a part of it {rec.watchers[value][0].words}")
     if any(hooked(mods[path]) for path in goes): raise _stays("a hook looks at it, or at a part of it")
 
@@ -234,8 +232,8 @@ def block_of(
     value = visit.inputs[0] if visit.inputs else None
     while todo:
         n,part = 1,layer_of(rec, todo[0], value)
-        takers = [step for step in todo if value in step.inputs and step.start<step.end]
-        if len(takers)>1 and not summed:
+        takers = sum(value in step.inputs and step.start<step.end for step in todo)
+        if takers>1 and not summed:
             n,terms = longest_sum(rec, mods, todo, value)
             if terms: part = summed = as_sum(mods, terms, rec.values[todo[n-1].outputs[0]].shape)
         if part is None: break
@@ -248,7 +246,7 @@ def block_of(
     stay = [part for part in parts if isinstance(part, str)]
     goes = {path for path in mods if _under(path, visit.path) and not any(_under(path, child) for child in stay)}
     unseen(rec, mods, visit, goes)
-    return Block(visit.path, parts, goes)
+    return Block(parts, goes)
 
 # %% ../nbs/13_collapse.ipynb #5be5ad64
 def _blocks(model, rec):
@@ -281,27 +279,21 @@ class Collapsed(NamedTuple):
     "One block that became one convolution"
     path: str # Module path of the block
     merged: tuple # Paths of the convolutions that were put together
-    into: str # What they became, as text
+    into: str # The convolution they became, as text
 
 def one_conv(
     mods:dict, # Path -> module
     summed:Sum
 )->nn.Module: # OverflowError if a weight does not fit its dtype
     "The convolution that the sum is; trained if the largest of the old ones is"
-    convs = added_up(mods, summed.scales)
-    weight,bias = put_together(convs, summed.scales.values(), summed.shift)
-    like = frame_of(convs)
+    weight,bias = put_together(added_up(mods, summed.scales), [*summed.scales.values()], summed.shift)
+    like = frame_of([mods[path] for path in summed.scales if path])
     args = like.in_channels,like.out_channels,like.kernel_size,like.stride,like.padding,like.dilation,like.groups
-    conv = getattr(nn, f'Conv{len(like.kernel_size)}d')(*args, bias=bool(bias.any()), device='meta')
+    conv = getattr(nn, f'Conv{len(like.kernel_size)}d')(*args, device='meta')
     out = torch.empty_like(like.weight.detach()) # in its memory layout
     conv.weight = nn.Parameter(round_to(weight, out))
-    if conv.bias is not None: conv.bias = nn.Parameter(round_to(bias, out.new_empty(len(bias))))
+    conv.bias = nn.Parameter(round_to(bias, out.new_empty(len(bias))))
     return conv.requires_grad_(like.weight.requires_grad)
-
-def _text(conv):
-    groups = f', groups={conv.groups}' if conv.groups>1 else ''
-    taps = 'x'.join(map(str, conv.kernel_size))
-    return f"{type(conv).__name__}({conv.in_channels}, {conv.out_channels}, {taps}{groups})"
 
 # %% ../nbs/13_collapse.ipynb #34700ed3
 def _layer(mods, part, conv):
@@ -328,5 +320,5 @@ def collapsing(
         new._bnfolded = True # a mark as on what is left of a BatchNorm
         mods[path] = new
         changes += [Change(slots, name, was, new, conv.weight) for slots,name in places[id(was)]]
-        said.insert(0, Collapsed(path, tuple(filter(None, summed.scales)), _text(conv)))
+        said.insert(0, Collapsed(path, tuple(filter(None, summed.scales)), repr(conv)))
     return changes,said
