@@ -229,20 +229,19 @@ def block_of(
 )->Block|None: # None if it adds up no convolutions; Stop, with the reason, if one convolution cannot take its place
     "The block that module call `k` is"
     visit,todo,parts,summed = rec.modules[k],steps(rec, k),[],None
-    value = visit.inputs[0] if visit.inputs else None
+    value = next(iter(visit.inputs), None)
     while todo:
         n,part = 1,layer_of(rec, todo[0], value)
         takers = sum(value in step.inputs and step.start<step.end for step in todo)
         if takers>1 and not summed:
             n,terms = longest_sum(rec, mods, todo, value)
             if terms: part = summed = as_sum(mods, terms, rec.values[todo[n-1].outputs[0]].shape)
-        if part is None: break
-        value, = todo[n-1].outputs
+        value = next(iter(todo[n-1].outputs), None)
         parts,todo = parts+[part],todo[n:]
     if not summed: return None
-    if todo or not visit.single or visit.outputs!=(value,):
-        raise _stays("beside the sum it does more than to call one layer after another")
     if not visit.path: raise _stays("it is the model itself, which nothing holds")
+    if None in parts or not visit.single or visit.outputs!=(value,):
+        raise _stays("beside the sum it does more than to call one layer after another")
     stay = [part for part in parts if isinstance(part, str)]
     goes = {path for path in mods if _under(path, visit.path) and not any(_under(path, child) for child in stay)}
     unseen(rec, mods, visit, goes)
