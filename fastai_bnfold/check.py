@@ -6,10 +6,11 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/check.html.md"""
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'UNSTEADY', 'working_dtype', 'difference', 'run', 'exact', 'as_good', 'Differs', 'module_outputs',
-           'compare', 'check_fold', 'explained']
+           'Compared', 'compare', 'check_fold', 'explained']
 
-# %% ../nbs/15_check.ipynb #31844b81
+# %% ../nbs/15_check.ipynb #433ec437
 from itertools import zip_longest
+from typing import NamedTuple
 import torch
 from torch import nn
 from .calls import tensors_in
@@ -67,7 +68,7 @@ def run(model:nn.Module, batch:Batch):
         args,kwargs = own_copy((batch.args,batch.kwargs))
         return model(*args, **kwargs)
 
-# %% ../nbs/15_check.ipynb #06503b9c
+# %% ../nbs/15_check.ipynb #6a20d1cd
 def exact(model:nn.Module, batch:Batch):
     "The output of a copy of `model` in float64; None if it does not run in that"
     def double(t): return t.double() if t.is_floating_point() else t
@@ -75,9 +76,8 @@ def exact(model:nn.Module, batch:Batch):
     except OUT_OF_MEMORY: raise
     except Exception: return None
 
-def as_good(reference, before, after, allowed:float)->bool:
-    "Is the output `after` as near to the `reference` as `before`, or off by no more than rounding in a deep network?"
-    was,now = (difference(reference, out)[1] for out in (before,after))
+def as_good(was:float, now:float, allowed:float)->bool:
+    "Is a folded model that is off by `now` as good as the unfolded one, off by `was`, but for rounding in a deep network?"
     return now<=max(allowed, was) or now<=min(4*was, UNSTEADY)
 
 # %% ../nbs/15_check.ipynb #05e5a2f3
@@ -105,23 +105,30 @@ def module_outputs(model, batch)->list:
     return got
 
 # %% ../nbs/15_check.ipynb #6b9da443
+class Compared(NamedTuple):
+    "How far the outputs of the unfolded and the folded model are apart"
+    most: float = 0. # Largest absolute difference
+    relative: float = 0. # The same, relative to each tensor's largest value
+    allowed: float|None = None # Tolerance; None if nothing was compared
+    exact: tuple|None = None # Relative errors against float64, unfolded and folded, where that was asked
+
 def compare(
     model:nn.Module, # Folded
     batch:Batch, before, # One look, and the output of the unfolded model
     undone, # `with undone():` the model is not folded
     first:bool # Is it the example itself?
-)->tuple: # Largest absolute and relative error, and the tolerance
+)->Compared:
     "Compare the folded model with what the unfolded one returned; `Differs` if they differ by more than rounding"
     try: after = run(model, batch)
     except OUT_OF_MEMORY: raise
     except Exception as e: raise Differs(f"{type(e).__name__}: {e}", batch, before) from e
     (most,relative),allowed = difference(before, after),TOLERANCE[working_dtype(model, tensors_in(before))]
-    if relative<=allowed: return most,relative,allowed
+    if relative<=allowed: return Compared(most, relative, allowed)
     with undone(): reference = exact(model, batch)
     if reference is not None:
-        own = difference(reference, before)[1]
-        if own==float('inf') and not first: return 0.,0.,0. # rounding alone changes the answer: it says nothing
-        if as_good(reference, before, after, allowed): return most,relative,max(allowed, relative)
+        was,now = (difference(reference, out)[1] for out in (before,after))
+        if was==float('inf') and not first: return Compared(allowed=allowed) # rounding alone changes the answer
+        if as_good(was, now, allowed): return Compared(most, relative, allowed, (was,now))
     words = f"by {most:.3g} (relative {relative:.3g}, allowed {allowed:.0e})"
     raise Differs(words, batch, before, module_outputs(model, batch))
 
@@ -129,20 +136,21 @@ def check_fold(
     model:nn.Module, # Folded
     looks:list, # (batch, output of the unfolded model)
     undone # `with undone():` the model is not folded
-)->tuple: # Largest absolute and relative error, and the tolerance
+)->Compared: # The largest of all looks
     "Compare on all looks; `Differs` where the folded model gives another answer"
     if not any(_dense(t).isfinite().any() for t in tensors_in(looks[0][1])):
         what = "the model's output on this batch has no finite number in it"
         raise FoldError(f"{what}: there is nothing to check the fold by")
-    errs = [compare(model, batch, before, undone, first=k==0) for k,(batch,before) in enumerate(looks)]
-    return tuple(map(max, zip(*errs)))
+    found = [compare(model, batch, before, undone, first=k==0) for k,(batch,before) in enumerate(looks)]
+    worst = [max(numbers) for numbers in zip(*(o[:3] for o in found))]
+    return Compared(*worst, max((o.exact for o in found if o.exact), default=None))
 
 # %% ../nbs/15_check.ipynb #a6e30756
 def _first_difference(before, after, tolerance, plan):
     "Path of the first module whose output differs though folding should not change it"
     nothing = [torch.zeros(1)]
     for (path,was),(now_path,now) in zip_longest(before, after, fillvalue=(None,[])):
-        if path in plan.changed or path in [e.bn for e in plan.folded]: continue
+        if path in plan.changed: continue
         if path!=now_path or difference(was or nothing, now or nothing)[1]>tolerance: return path
 
 def explained(model:nn.Module, differs:Differs, plan)->FoldError:

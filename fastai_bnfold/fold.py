@@ -17,7 +17,7 @@ from torch import nn, Tensor
 from .accept import check_batch, check_model, explain, fresh_statistics
 from .bench import bench, evaluating
 from .changes import changes_for
-from .check import Differs, check_fold, difference, explained, run
+from .check import Compared, Differs, check_fold, difference, explained, run
 from .collapse import collapsing, find_blocks
 from .looks import held_elsewhere, make_plan, unseen
 from .ops import Stop
@@ -235,8 +235,9 @@ def _commit(history, changes, plan, check):
     before,fresh = _n_params(model),tuple(fresh_statistics(model))
     with history.all_or_nothing():
         history.commit(changes)
-        errs = check_fold(model, plan.looks, history.undone) if check else (0.,0.,None)
-        report = FoldReport(plan, len(plan), len(plan.kept), before, _n_params(model), *errs)
+        errs = check_fold(model, plan.looks, history.undone) if check else Compared()
+        report = FoldReport(plan, len(plan), len(plan.kept), before, _n_params(model), *errs[:3])
+        report.exact = errs.exact
         report.fresh,report.changed = fresh,plan.changed
         history.done[-1].left = checksums(model)
         return report
