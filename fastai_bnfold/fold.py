@@ -246,26 +246,28 @@ def _n_params(model): return sum(p.numel() for p in model.parameters() if not is
 
 # %% ../nbs/20_fold.ipynb #cf158a07
 def _collapsing(history, changes, plan):
-    "What would collapse after `changes`, made for a moment: further changes, and a `Collapsed` for each block"
+    "What would collapse after `changes`, made for a moment: further changes, a `Collapsed` for each, why others stay"
     n = len(history.done)
     with put_back(lambda: history.rewind(n)):
         history.commit(changes)
-        return collapsing(history.model, find_blocks(history.model, [batch for batch,_ in plan.looks]))
+        found = find_blocks(history.model, [batch for batch,_ in plan.looks])
+        more,blocks = collapsing(history.model, found)
+        return more,blocks,{path:str(stop) for path,stop in found.items() if isinstance(stop, Stop)}
 
 # %% ../nbs/20_fold.ipynb #2dcc759c
 def _commit_collapsed(history, changes, plan, check):
     "Make the changes and collapse; if the model does not take that, make the changes alone, and say so"
-    try: more,blocks = _collapsing(history, changes, plan)
+    try: more,blocks,stay = _collapsing(history, changes, plan)
     except DoesNotRun as e: raise Differs(str(e), *plan.looks[0]) from e
     try:
         with history.all_or_nothing(): report = _commit_called(history, more, changes, plan, check)
-        report.collapsed = blocks
+        report.collapse,report.collapsed,report.not_collapsed = True,blocks,stay
         return report
     except (FoldError,Differs) as e:
         if not blocks: raise
         why = str(e) if isinstance(e, FoldError) else f"it would change the model's output {e.words}"
     report = _commit(history, changes, plan, check)
-    report.not_collapsed = why.removesuffix('. Nothing was changed')
+    report.collapse,report.not_collapsed = True,why.removesuffix('. Nothing was changed')
     return report
 
 def _commit_called(history, more, changes, plan, check):
