@@ -23,7 +23,7 @@ def _no_module(o)->str:
     if kind=='ExportedProgram': return _exported
     way = ''
     if isinstance(o, Mapping):
-        way = ": these look like weights alone. Build the model, call `model.load_state_dict(weights)`, and pass the model"
+        way = ": these look like weights. Build the model, call `model.load_state_dict(weights)`, and pass that"
     elif isinstance(o, (str,os.PathLike)): way = f" ({str(o)!r}): load the model first and pass that"
     elif isinstance(o, type): kind,way = f'the class {o.__name__}',": pass an instance of it"
     elif hasattr(o, 'fold_bn'): way = ": call `learn.fold_bn()`, or pass `learn.model`"
@@ -108,7 +108,8 @@ def check_batch(
 def _what(o)->str:
     "What `o` is, with its value or shape"
     if isinstance(o, torch.Tensor): return f"a tensor of shape {tuple(o.shape)}"
-    return f"{type(o).__name__} {str(o)[:40]!r}" if isinstance(o, (int,float,str,os.PathLike)) else f"a {type(o).__name__}"
+    if isinstance(o, (int,float,str,os.PathLike)): return f"{type(o).__name__} {str(o)[:40]!r}"
+    return f"a {type(o).__name__}"
 
 def check_also(
     also # Further example batches: each one tensor, a tuple of positional inputs, or a dict of keyword inputs
@@ -120,7 +121,7 @@ def check_also(
         raise FoldError(f"also= takes a list of batches, got {_what(also)}: pass {way}")
     for batch in also:
         if _is_loader(batch) or not tensors_in(batch):
-            raise FoldError(f"each batch of also= is a tensor, a tuple of inputs or a dict of inputs, got {_what(batch)}")
+            raise FoldError(f"a batch of also= is a tensor, a tuple of inputs or a dict of inputs, got {_what(batch)}")
     return [(batch,) if isinstance(batch, torch.Tensor) else batch for batch in also]
 
 # %% ../nbs/10_accept.ipynb #9b895652
@@ -130,7 +131,7 @@ def check_dl(
     "Accept a DataLoader, or say how to make one"
     if dl is None or hasattr(dl, 'one_batch'): return
     if _is_loader(dl):
-        raise FoldError("dl= takes a DataLoader of fastai, got one of torch: pass its batch, `fold_bn(next(iter(dl))[0])`")
+        raise FoldError("dl= takes a DataLoader of fastai, got one of torch: pass a batch, `fold_bn(next(iter(dl))[0])`")
     what = f"a {type(dl).__name__} of {len(dl)}" if isinstance(dl, (list,tuple)) else _what(dl)
     raise FoldError(f"dl= takes a DataLoader, got {what}: pass `dl=learn.dls.test_dl(items)`")
 
