@@ -294,7 +294,12 @@ def one_conv(
     conv.bias = nn.Parameter(round_to(bias, out.new_empty(len(bias))))
     return conv.requires_grad_(like.weight.requires_grad)
 
-# %% ../nbs/13_collapse.ipynb #34700ed3
+# %% ../nbs/13_collapse.ipynb #11506455
+def _text(conv):
+    groups = f', groups={conv.groups}' if conv.groups>1 else ''
+    taps = 'x'.join(map(str, conv.kernel_size))
+    return f"{type(conv).__name__}({conv.in_channels}, {conv.out_channels}, {taps}{groups})"
+
 def _layer(mods, part, conv):
     "The layer that stands for a part of a block"
     if isinstance(part, Function): return part.cls(*part.args, **part.kwargs)
@@ -319,5 +324,5 @@ def collapsing(
         new._bnfolded = True # a mark as on what is left of a BatchNorm
         mods[path] = new
         changes += [Change(slots, name, was, new, conv.weight) for slots,name in places[id(was)]]
-        said.insert(0, Collapsed(path, tuple(filter(None, summed.scales)), repr(conv)))
+        said.insert(0, Collapsed(path, tuple(filter(None, summed.scales)), _text(conv)))
     return changes,said

@@ -251,7 +251,7 @@ def test_after_a_fold():
 def test_report():
     r = BNFolder(made(YES['repvgg']()[0])).fold(batches()[0], collapse=True)
     assert 'parallel convolutions' in repr(r) and 'parallel convolutions' in r._repr_html_()
-    assert r.collapsed == [Collapsed('block', ('block.a.0', 'block.b.0'), 'Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))')]
+    assert r.collapsed == [Collapsed('block', ('block.a.0', 'block.b.0'), 'Conv2d(4, 4, 3x3)')]
     assert r.params_after < r.params_before and r.tolerance and r.max_rel_err < 1e-10
     r = BNFolder(made(YES['repvgg']()[0])).fold(batches()[0])
     assert r.collapsed == [] and 'parallel' not in repr(r)
