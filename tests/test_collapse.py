@@ -9,8 +9,7 @@ from torch import nn
 import fastai_bnfold.collapse as C_
 from fastai_bnfold import fold as F_
 from fastai_bnfold.all import *
-from cases import Fn
-from models import TOL, changed, randomize_bn, real, rel_err, run, snapshot
+from models import Fn, TOL, changed, randomize_bn, real, rel_err, run, snapshot
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
