@@ -20,7 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import programs
-from fastai_bnfold.ops import KINDS
+from fastai_bnfold.plan import KINDS
 from models import PEERS, TOL, bits, bn_layers, changed, engine, evaluating, is_bn, rel_err, run, snapshot
 from nets import Invalid, Net, build, doors, generate, literal, looks, shrink, usable
 

@@ -100,6 +100,16 @@ def real(model, xb=None, seed=0, neg=0.2, zero=0.05):
     return model if xb is None else calibrate(model, xb, seed)
 
 
+class Fn(nn.Module):
+    "A module out of a forward function `f(self, x)` and its layers"
+    def __init__(self, f, **layers):
+        super().__init__()
+        self.f = f
+        for name, m in layers.items(): setattr(self, name, m)
+
+    def forward(self, *args, **kwargs): return self.f(self, *args, **kwargs)
+
+
 # ---------------------------------------------------------------- inputs and outputs
 def tree_map(f, o):
     "`f` of every tensor in the nested lists, tuples, dicts of `o`"

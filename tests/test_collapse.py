@@ -9,9 +9,8 @@ from torch import nn
 import fastai_bnfold.collapse as C_
 from fastai_bnfold import fold as F_
 from fastai_bnfold.all import *
-from cases import Fn
-from fastai_bnfold.plan import Batch
-from models import TOL, changed, randomize_bn, real, rel_err, run, snapshot
+from fastai_bnfold.looks import Batch
+from models import Fn, TOL, changed, randomize_bn, real, rel_err, run, snapshot
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
