@@ -235,7 +235,7 @@ def test_changed_since():
 def test_no_way_back():
     f = BNFolder(m := made(YES['repvgg']()[0]))
     f.fold(batches()[0], collapse=True, undo=False)
-    assert f.folded and not f._done
+    assert f.folded and not f.history.done
     with pytest.raises(FoldError, match='undo=False'): f.unfold()
 
 def test_after_a_fold():
@@ -294,7 +294,7 @@ def test_the_bed_can_fail(monkeypatch, name):
 
 # ---------------------------------------------------------------- faults
 STEPS = {'find': (F_, 'find_blocks'), 'trace': (C_, 'trace'), 'blocks': (C_, '_blocks'), 'collapsing': (F_, 'collapsing'), 'one_conv': (C_, 'one_conv'), 'put_together': (C_, 'put_together'), 'round_to': (C_, 'round_to'),
-         'changes': (F_, 'changes_for'), 'do': (F_.Change, 'do'), 'check': (F_.BNFolder, '_check'), 'fingerprint': (F_, 'checksum'), 'report': (F_, 'FoldReport')}
+         'changes': (F_, 'changes_for'), 'do': (C_.Change, 'do'), 'check': (F_, 'check_fold'), 'fingerprint': (F_, 'checksum'), 'report': (F_, 'FoldReport')}
 
 @pytest.mark.parametrize('exc', [ValueError, KeyboardInterrupt, torch.OutOfMemoryError], ids=lambda o: o.__name__)
 def test_fault_at_each_step(exc):
