@@ -1,9 +1,9 @@
 """One trap for each mechanism: a small model, an example batch, what must fold and what must stay with which kind of
 reason. `test_traps` folds each one and compares it in float64 on the example and on `others`.
 
-A trap is a forward function with its layers (`@forward`), a model (`@model`), or a row of a table at the place where one
-pattern has many forms (`CARRIERS`, `WRITES`, `ASKS`). `pair` names two layers: folded into one another they give the same
-on the example and something else on one of the others. So it is shown that the trap is one."""
+A trap is a chain of layers (`chain`), a forward function with its layers (`@forward`), a class (`@model`), or a row of
+a table where one pattern has many forms (`carrier`, `WRITES`, `ASKS`, `look`). `pair` names two layers: folded into one
+another they give the same on the example, and something else on one of the others. So the trap is shown to be one."""
 import collections
 import copy
 import random
@@ -85,7 +85,10 @@ def model(folds='', **kw):
 
 
 # ---------------------------------------------------------------- inputs and layers
-def tensor(*shape, seed=0): return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def tensor(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def image(n=2, h=8, w=8, c=3): return tensor(n, c, h, w) * 0.8 - 1
 
 
@@ -143,8 +146,10 @@ chain('conv_transpose1d', 'bn', xb=SIG, up=nn.ConvTranspose1d(3, 4, 3, 2), bn=bn
 chain('conv_transpose2d_groups', 'bn', xb=(image(c=4),), up=nn.ConvTranspose2d(4, 6, 3, 2, groups=2), bn=bn(6))
 chain('conv_transpose3d', 'bn', xb=(tensor(2, 2, 4, 4, 4),), up=nn.ConvTranspose3d(2, 4, 2), bn=nn.BatchNorm3d(4))
 chain('groups_and_dilation', 'bn', xb=(image(c=4),), conv=conv(4, 6, groups=2, dilation=2), bn=bn(6))
-chain('depthwise_separable', 'bn bn2', dw=same(3, 6, groups=3, bias=False), bn=bn(6), act=nn.ReLU6(), pw=conv(6, 4, 1), bn2=bn())
-chain('linear_along_another_axis', keeps=dict(bn='channels'), xb=(tensor(2, 4, 4),), lin=nn.Linear(4, 4), bn=bn1(), act=nn.ReLU())
+chain('depthwise_separable', 'bn bn2', dw=same(3, 6, groups=3, bias=False), bn=bn(6), act=nn.ReLU6(), pw=conv(6, 4, 1),
+      bn2=bn())
+chain('linear_along_another_axis', keeps=dict(bn='channels'), xb=(tensor(2, 4, 4),), lin=nn.Linear(4, 4), bn=bn1(),
+      act=nn.ReLU())
 chain('own_convolution_without_bias', keeps=dict(bn='bias'), conv=FConv(3, 4, 3, False), bn=bn(), act=nn.ReLU())
 chain('conv_bn_bn', 'bn bn2', conv=conv(), bn=bn(), bn2=bn(), act=nn.ReLU())
 
@@ -166,11 +171,12 @@ def keywords_and_modes(s, x):
 chain('bn_conv', 'bn', act=nn.ReLU(), bn=bn(3), conv=conv(), end=nn.ReLU())
 chain('bn_conv_zero_padding', keeps=dict(bn='between'), act=nn.ReLU(), bn=bn(3), conv=same(3, 4), end=nn.ReLU())
 chain('bn_conv_zero_padding_without_shift', 'bn', fix=centred, act=nn.ReLU(), bn=bn(3), conv=same(3, 4))
-chain('bn_conv_other_paddings', 'a b c', act=nn.ReLU(), a=bn(3), conv=same(padding_mode='reflect'), act2=nn.ReLU(), b=bn(3),
-      conv2=same(padding_mode='replicate'), act3=nn.ReLU(), c=bn(3), conv3=same(padding_mode='circular'))
+chain('bn_conv_other_paddings', 'a b c', act=nn.ReLU(), a=bn(3), conv=same(padding_mode='reflect'), act2=nn.ReLU(),
+      b=bn(3), conv2=same(padding_mode='replicate'), act3=nn.ReLU(), c=bn(3), conv3=same(padding_mode='circular'))
 chain('bn_groups_conv', 'bn', xb=(image(c=4),), act=nn.ReLU(), bn=bn(), conv=conv(4, 6, groups=2))
 chain('bn_conv_transpose', 'bn', xb=(image(c=4),), act=nn.ReLU(), bn=bn(), up=nn.ConvTranspose2d(4, 6, 1, groups=2))
-chain('bn_conv_transpose_with_edges', keeps=dict(bn='between'), act=nn.ReLU(), bn=bn(3), up=nn.ConvTranspose2d(3, 4, 3, 2))
+chain('bn_conv_transpose_with_edges', keeps=dict(bn='between'), act=nn.ReLU(), bn=bn(3),
+      up=nn.ConvTranspose2d(3, 4, 3, 2))
 chain('fastai_head', 'bn', xb=VEC, act=nn.ReLU(), bn=bn1(6), drop=nn.Dropout(), lin=nn.Linear(6, 3))
 chain('bn_flatten_linear', 'bn', act=nn.ReLU(), bn=bn(3), flat=nn.Flatten(), lin=nn.Linear(192, 3))
 chain('bn_pool_bn', 'bn', keeps=dict(bn2='between'), act=nn.ReLU(), bn=bn(3), pool=nn.AvgPool2d(2), bn2=bn(3))
@@ -203,11 +209,15 @@ def before_attention(s, x):
 
 
 # ---------------------------------------------------------------- carriers: conv -> f -> bn -> relu
+def expected(kind): return ('', dict(bn=kind)) if kind else ('bn', {})
+
+
 def carrier(name, f, keeps=None, conv=conv(), bn=bn(), **kw):
     "A trap with `f` between a convolution and a BatchNorm; it folds if there is no kind of reason"
     def run(s, x): return s.bn(s.mid(s.conv(x))).relu()
     mid = f if isinstance(f, nn.Module) else Fn(lambda s, y: f(y))
-    add(f'through_{name}', lambda: copy.deepcopy(Fn(run, conv=conv, mid=mid, bn=bn)), '' if keeps else 'bn', {'bn': keeps} if keeps else {}, **kw)
+    build = lambda: copy.deepcopy(Fn(run, conv=conv, mid=mid, bn=bn))
+    add(f'through_{name}', build, *expected(keeps), **kw)
 
 
 def shuffled(y): return y.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2)
@@ -259,14 +269,18 @@ def doubled_in_place(x: torch.Tensor): x.mul_(2)
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    scripted_relu, scripted_largest, scripted_doubling = map(torch.jit.script, (relu_and_one, largest, doubled_in_place))
+    scripted_relu, scripted_largest, scripted_doubling = map(torch.jit.script,
+                                                             (relu_and_one, largest, doubled_in_place))
     scripted_block = torch.jit.script(seq(conv=same(3, 4), bn=bn(), act=nn.ReLU()).eval())
 
 chain('pixel_unshuffle_before_conv', 'bn', act=nn.ReLU(), bn=bn(3), un=nn.PixelUnshuffle(2), conv=conv(12, 4))
-chain('pixel_shuffle_before_conv', keeps=dict(bn='between'), xb=(image(c=12),), act=nn.ReLU(), bn=bn(12), up=nn.PixelShuffle(2), conv=conv())
+chain('pixel_shuffle_before_conv', keeps=dict(bn='between'), xb=(image(c=12),), act=nn.ReLU(), bn=bn(12),
+      up=nn.PixelShuffle(2), conv=conv())
 chain('zero_pad_before_conv', keeps=dict(bn='between'), act=nn.ReLU(), bn=bn(3), pad=nn.ZeroPad2d(1), conv=conv())
-chain('constant_pad_before_conv', keeps=dict(bn='between'), act=nn.ReLU(), bn=bn(3), pad=nn.ConstantPad2d(1, 0.7), conv=conv())
-chain('other_pads_before_conv', 'bn', act=nn.ReLU(), bn=bn(3), pad=nn.ReflectionPad2d(1), pad2=nn.ReplicationPad2d(1), conv=conv())
+chain('constant_pad_before_conv', keeps=dict(bn='between'), act=nn.ReLU(), bn=bn(3), pad=nn.ConstantPad2d(1, 0.7),
+      conv=conv())
+chain('other_pads_before_conv', 'bn', act=nn.ReLU(), bn=bn(3), pad=nn.ReflectionPad2d(1), pad2=nn.ReplicationPad2d(1),
+      conv=conv())
 
 
 @forward('bn', conv=conv(6), bn=bn(3))
@@ -316,7 +330,8 @@ def repvgg(s, x):
 def sum_with_a_bare_parameter(s, x): return s.bn(s.p - s.lin(x)).relu()
 
 
-@forward(keeps=dict(bn='between'), xb=SIG, conv=nn.Conv1d(3, 4, 3, padding=1), p=nn.Parameter(torch.linspace(-1, 2, 9)), bn=bn1())
+@forward(keeps=dict(bn='between'), xb=SIG, conv=nn.Conv1d(3, 4, 3, padding=1), p=nn.Parameter(torch.linspace(-1, 2, 9)),
+         bn=bn1())
 def bare_parameter_along_another_axis(s, x): return s.bn(s.conv(x) + s.p).relu()
 
 
@@ -428,7 +443,7 @@ def freed_memory_is_used_again(s, x):
     return out
 
 
-# ---------------------------------------------------------------- written in place: conv -> bn, and y is written between
+# ---------------------------------------------------------------- written in place: what conv gives, before bn reads it
 def through_numpy(y):
     a = y.detach().numpy()
     a[:] = abs(a)
@@ -451,7 +466,8 @@ def written(write):
 
 WRITTEN = dict(numpy='also read')  # kinds other than `between`
 for name, write in WRITES.items():
-    add(f'written_by_{name}', lambda f=written(write): Fn(f, conv=conv(), bn=bn()), keeps=dict(bn=WRITTEN.get(name, 'between')))
+    add(f'written_by_{name}', lambda f=written(write): Fn(f, conv=conv(), bn=bn()),
+        keeps=dict(bn=WRITTEN.get(name, 'between')))
 
 
 @forward(keeps=dict(bn='between'), conv=conv(), bn=bn(2))
@@ -590,7 +606,8 @@ def neighbours_by_name_only(s, x): return s.bn(s.conv(x).relu()).relu() + s.othe
 def residual(s, x): return (s.bn2(s.b(s.bn(s.a(x)).relu())) + x).relu()
 
 
-@forward('bn_cont bn', xb=(torch.arange(6).view(6, 1), tensor(6, 4)), others=[(torch.arange(3).view(3, 1), tensor(3, 4, seed=1))],
+@forward('bn_cont bn', xb=(torch.arange(6).view(6, 1), tensor(6, 4)),
+         others=[(torch.arange(3).view(3, 1), tensor(3, 4, seed=1))],
          emb=nn.Embedding(7, 3), bn_cont=bn1(), lin=nn.Linear(7, 8, bias=False), bn=bn1(8), out=nn.Linear(8, 2))
 def tabular(s, cat, cont): return s.out(s.bn(s.lin(torch.cat([s.emb(cat[:, 0]), s.bn_cont(cont)], 1)).relu()))
 
@@ -609,11 +626,13 @@ def looks_at(m, args, out=None): pass
 
 
 HOOKS = dict(
-    hook_that_looks=('hook', 'conv', looks_at), hook_that_changes=('between', 'conv', twice), hook_on_the_box=('between', 'box', twice),
+    hook_that_looks=('hook', 'conv', looks_at), hook_that_changes=('between', 'conv',
+                                                                   twice), hook_on_the_box=('between', 'box', twice),
     hook_on_bn=('hook', 'bn', looks_at), pre_hook_on_bn=('hook', 'bn', looks_at, True))
 for name, (kind, *hook) in HOOKS.items():
     first = dict(box=seq(conv=conv())) if hook[0] == 'box' else dict(conv=conv())
-    add(name, lambda hook=hook, first=first: hooked(*hook, **copy.deepcopy(first), bn=bn(), act=nn.ReLU()), keeps=dict(bn=kind))
+    add(name, lambda hook=hook, first=first: hooked(*hook, **copy.deepcopy(first), bn=bn(), act=nn.ReLU()),
+        keeps=dict(bn=kind))
 
 
 @model(keeps=dict(bn='between'))
@@ -642,7 +661,8 @@ class UnetByHooks(nn.Module):
         return self.dec(torch.cat([y, self.store.out], 1))
 
 
-COMPUTED = dict(weight_norm=parametrizations.weight_norm, old_spectral_norm=torch.nn.utils.spectral_norm, pruned=lambda m: prune.random_unstructured(m, 'weight', 0.5))
+COMPUTED = dict(weight_norm=parametrizations.weight_norm, old_spectral_norm=torch.nn.utils.spectral_norm,
+                pruned=lambda m: prune.random_unstructured(m, 'weight', 0.5))
 for name, wrap in COMPUTED.items():
     add(name, lambda wrap=wrap: seq(conv=wrap(conv()), bn=bn(), act=nn.ReLU()), keeps=dict(bn='computed'))
 chain('weight_standardised', keeps=dict(bn='computed'), conv=StdConv(3, 4, 3), bn=bn(), act=nn.ReLU())
@@ -653,7 +673,9 @@ def part_of_a_weight(s, x): return s.bn(F.conv2d(x, s.conv.weight[:4], s.conv.bi
 
 
 # ---------------------------------------------------------------- classes of BatchNorm
-def after_conv(name, layer, keeps=None): chain(name, '' if keeps else 'bn', keeps={'bn': keeps} if keeps else {}, conv=conv(), bn=layer, act=nn.ReLU())
+def after_conv(name, layer, kind=None):
+    folds, keeps = expected(kind)
+    chain(name, folds, keeps=keeps, conv=conv(), bn=layer, act=nn.ReLU())
 
 
 after_conv('batch_statistics', bn(track_running_stats=False), 'batch statistics')
@@ -673,11 +695,12 @@ def torchvision_frozen():
     return seq(conv=conv(), bn=FrozenBatchNorm2d(4, eps=1e-3), act=nn.ReLU())
 
 
-@model('bn bn2', keeps=dict(bn3='between'))
+@model('0.bn 1.bn', keeps={'2': 'between'})
 def timm_bn_act():
     "More inside than a BatchNorm: what is left of it is its activation"
     from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
-    return seq(conv=conv(), bn=BatchNormAct2d(4), conv2=conv(4), bn2=FrozenBatchNormAct2d(4), bn3=BatchNormAct2d(4, act_layer=nn.SiLU), conv3=conv(4))
+    first, silu = seq(conv=conv(), bn=BatchNormAct2d(4)), BatchNormAct2d(4, act_layer=nn.SiLU)
+    return nn.Sequential(first, seq(conv=conv(4), bn=FrozenBatchNormAct2d(4)), silu, conv(4))
 
 
 class FrozenByHand(nn.Module):
@@ -704,7 +727,7 @@ def forward_replaced():
 
 # ---------------------------------------------------------------- deciding by a value: ways to ask
 class Parts(nn.Module):
-    "`conv` and `bn`, which a fold would join across the code of the class; in `block` it is sound whatever that code does"
+    "`conv` and `bn`, which a fold would join across the code of the class; in `block` it is sound whatever that does"
     def __init__(self):
         super().__init__()
         self.conv, self.bn, self.block = same(3, 4), bn(), block()
@@ -737,14 +760,22 @@ def by_match(x):
         case _: return False
 
 
+def by_order(x): return sorted([(x.max(), 1), (x.new_tensor(50.), 0)], key=lambda o: o[0])[1][1]
+def by_bytes(x): return x.untyped_storage()[7] & 0x7f >= 0x40 and x.untyped_storage()[6] >= 0x40
+def by_iteration(x): return [0 for _ in x[x > 50]]
+def by_index(x): return (0, 1)[(x.max() > 50).long()]
+
+
 ASKS = dict(
-    bool=lambda x: x.max() > 50, item=lambda x: x.amax().item() > 50, float=lambda x: float(x.max()) > 50, tolist=lambda x: max(x.flatten().tolist()) > 50,
-    numpy=lambda x: x.detach().numpy().max() > 50, array=lambda x: np.asarray(x).max() > 50, nonzero=lambda x: len(torch.nonzero(x > 50)),
-    mask=lambda x: x[x > 50].shape[0], iteration=lambda x: [0 for _ in x[x > 50]], index=lambda x: (0, 1)[(x.max() > 50).long()],
-    format=lambda x: f'{x.max():.0f}' == '99', contains=lambda x: 99. in x, equal=lambda x: not torch.equal(x, x.clamp(max=50)),
-    sorting=lambda x: sorted([(x.max(), 1), (x.new_tensor(50.), 0)], key=lambda o: o[0])[1][1], storage=lambda x: x.untyped_storage()[7] & 0x7f >= 0x40 and x.untyped_storage()[6] >= 0x40,
-    operator=lambda x: torch.ops.traps.hot(x), scripted=lambda x: scripted_largest(x) > 50, error=by_error, match=by_match)
-for name, ask in ASKS.items(): add(f'asks_by_{name}', lambda ask=ask: Asks(ask), 'block.bn', dict(bn='decides'), 'conv bn')
+    bool=lambda x: x.max() > 50, item=lambda x: x.amax().item() > 50, float=lambda x: float(x.max()) > 50,
+    tolist=lambda x: max(x.flatten().tolist()) > 50, numpy=lambda x: x.detach().numpy().max() > 50,
+    array=lambda x: np.asarray(x).max() > 50, nonzero=lambda x: len(torch.nonzero(x > 50)),
+    mask=lambda x: x[x > 50].shape[0], format=lambda x: f'{x.max():.0f}' == '99', contains=lambda x: 99. in x,
+    equal=lambda x: not torch.equal(x, x.clamp(max=50)), operator=lambda x: torch.ops.traps.hot(x),
+    scripted=lambda x: scripted_largest(x) > 50, order=by_order, storage=by_bytes, iteration=by_iteration,
+    index=by_index, error=by_error, match=by_match)
+for name, ask in ASKS.items():
+    add(f'asks_by_{name}', lambda ask=ask: Asks(ask), 'block.bn', dict(bn='decides'), 'conv bn')
 
 
 # ---------------------------------------------------------------- deciding by a value: what hangs on it
@@ -874,8 +905,10 @@ def act_if_hot(s, x): return x.tanh() if x.max() > 5 else x
 VERY_HOT = [HOT * 50, LOW[:1]]
 
 
-chain('gate_between', keeps=dict(bn='also read'), pair='conv bn', others=VERY_HOT, conv=same(3, 4), gate=Fn(act_if_hot), bn=bn(), end=nn.ReLU())
-chain('gate_before_the_absorber', keeps=dict(bn='between'), pair='bn head', others=VERY_HOT, act=nn.ReLU(), bn=bn(3), gate=Fn(act_if_hot), head=conv(3, 2, 1))
+chain('gate_between', keeps=dict(bn='also read'), pair='conv bn', others=VERY_HOT, conv=same(3, 4), gate=Fn(act_if_hot),
+      bn=bn(), end=nn.ReLU())
+chain('gate_before_the_absorber', keeps=dict(bn='between'), pair='bn head', others=VERY_HOT, act=nn.ReLU(), bn=bn(3),
+      gate=Fn(act_if_hot), head=conv(3, 2, 1))
 chain('gate_after_both', 'a.bn b.bn', a=block(), gate=Fn(act_if_hot), b=block())
 
 
@@ -888,10 +921,12 @@ class LeavesEarly(nn.Sequential):
         return x
 
 
-chain('sequence_that_asks', 'a.bn', keeps={'b.1': 'also read'}, pair='b.0 b.1', others=VERY_HOT, a=block(), b=LeavesEarly(same(), bn(3)))
+chain('sequence_that_asks', 'a.bn', keeps={'b.1': 'also read'}, pair='b.0 b.1', others=VERY_HOT, a=block(),
+      b=LeavesEarly(same(), bn(3)))
 
 
-@forward('a.bn b.bn', keeps={'layers.1': 'also read'}, pair='layers.0 layers.1', others=VERY_HOT, a=block(), b=block(), layers=nn.ModuleList([same(), bn(3)]))
+@forward('a.bn b.bn', keeps={'layers.1': 'also read'}, pair='layers.0 layers.1', others=VERY_HOT, a=block(), b=block(),
+         layers=nn.ModuleList([same(), bn(3)]))
 def loop_that_leaves_early(s, x):
     "Between whole blocks it does not matter where the code leaves"
     for layer in (s.a, s.b, *s.layers):
@@ -922,10 +957,11 @@ class Cond(nn.Module):
 chain('torch_cond', 'a.bn', keeps=dict(bn='between'), a=block(), conv=same(3, 4), cond=Cond(), bn=bn(), end=nn.ReLU())
 
 
-# ---------------------------------------------------------------- looks: conv -> f(y, x) -> bn, and f does nothing on the example
+# ---------------------------------------------------------------- looks: `f` between the layers leaves the example alone
 def look(name, f, others=SIZES, keeps='looks'):
     def run(s, x): return s.bn(f(s.conv(s.block(x)), x))
-    add(f'seen_by_{name}', lambda: Fn(run, conv=same(3, 4), bn=bn(), block=block()), 'block.bn', dict(bn=keeps), 'conv bn', others=others)
+    add(f'seen_by_{name}', lambda: Fn(run, conv=same(3, 4), bn=bn(), block=block()), 'block.bn', dict(bn=keeps),
+        'conv bn', others=others)
 
 
 look('one_item', lambda y, x: y.relu() if len(x) == 1 else y, [image(1)])
@@ -982,15 +1018,18 @@ def other_way(s, x, more=False):
 
 
 def door(name, f, folds, keeps=None, also=(), **layers):
-    add(name, lambda: copy.deepcopy(Fn(f, **layers)), folds, keeps, others=[(HOT,), (HOT, True), (LOW[:1], True)], options=dict(also=list(also)))
+    add(name, lambda: copy.deepcopy(Fn(f, **layers)), folds, keeps, others=[(HOT,), (HOT, True), (LOW[:1], True)],
+        options=dict(also=list(also)))
 
 
 door('reached_by_another_example', other_block, 'block.bn side.bn', also=[(LOW, True)], block=block(), side=block())
 door('reached_by_none', other_block, 'block.bn', {'side.bn': 'not reached'}, block=block(), side=block())
-door('examples_disagree', other_way, 'block.bn', dict(bn='looks'), [(LOW, True)], block=block(), conv=same(3, 4), bn=bn())
+door('examples_disagree', other_way, 'block.bn', dict(bn='looks'), [(LOW, True)], block=block(), conv=same(3, 4),
+     bn=bn())
 
 
-@forward('bn', xb=(LOW, None), others=[(HOT, LOW[:, :1])], options=dict(also=[(LOW, LOW[:, :1])]), conv=same(3, 4), bn=bn())
+@forward('bn', xb=(LOW, None), others=[(HOT, LOW[:, :1])], options=dict(also=[(LOW, LOW[:, :1])]), conv=same(3, 4),
+         bn=bn())
 def examples_agree(s, x, mask):
     y = s.bn(s.conv(x))
     return y if mask is None else y * mask
@@ -1007,10 +1046,12 @@ def nested(x): return {'image': x, 'more': {'mask': [x[:, :1]], 'n': 3}}
 def nested_inputs(s, b): return s.bn(s.conv(b['image'])) * b['more']['mask'][0] * b['more']['n']
 
 
-chain('kept_by_path', 'a.bn', keeps={'b.bn': 'keep', 'c.bn': 'keep'}, options=dict(keep=['b.bn', 'c']), a=block(), b=block(), c=block())
-chain('kept_by_pattern', 'a.bn', keeps={'b.bn': 'keep', 'c.bn': 'keep'}, options=dict(keep='[bc].*'), a=block(), b=block(), c=block())
-chain('kept_by_class', 'a.bn', keeps={'flat.1': 'keep'}, options=dict(keep=nn.BatchNorm1d), a=block(), pool=nn.AdaptiveAvgPool2d(2),
-      flat=nn.Sequential(nn.Flatten(), bn1(12), nn.Linear(12, 2)))
+chain('kept_by_path', 'a.bn', keeps={'b.bn': 'keep', 'c.bn': 'keep'}, options=dict(keep=['b.bn', 'c']), a=block(),
+      b=block(), c=block())
+chain('kept_by_pattern', 'a.bn', keeps={'b.bn': 'keep', 'c.bn': 'keep'}, options=dict(keep='[bc].*'), a=block(),
+      b=block(), c=block())
+chain('kept_by_class', 'a.bn', keeps={'flat.1': 'keep'}, options=dict(keep=nn.BatchNorm1d), a=block(),
+      pool=nn.AdaptiveAvgPool2d(2), flat=nn.Sequential(nn.Flatten(), bn1(12), nn.Linear(12, 2)))
 chain('neighbour_kept', keeps={'a.bn': 'keep'}, options=dict(keep='a.conv'), a=block())
 
 
@@ -1054,17 +1095,22 @@ def write_weight(m, x): m.scale.data.add_(1)
 
 
 remembers('a_buffer', lambda m: setattr(m, 'run', Running()), lambda m, x: m.run(x), lambda m: bits(m.run.mean))
-remembers('an_unregistered_module', lambda m: setattr(m, 'held', [Running()]), lambda m, x: m.held[0](x), lambda m: bits(m.held[0].mean))
-remembers('a_parameter', lambda m: setattr(m, 'scale', nn.Parameter(torch.ones(()))), write_weight, lambda m: bits(m.scale), force=True)
+remembers('an_unregistered_module', lambda m: setattr(m, 'held', [Running()]), lambda m, x: m.held[0](x),
+          lambda m: bits(m.held[0].mean))
+remembers('a_parameter', lambda m: setattr(m, 'scale', nn.Parameter(torch.ones(()))), write_weight,
+          lambda m: bits(m.scale), force=True)
 remembers('deep_containers', deep, count_deep, lambda m: repr(m.store))
-remembers('a_deque', lambda m: setattr(m, 'past', collections.deque([0], 2)), lambda m, x: m.past.append(x.shape), lambda m: repr(m.past))
+remembers('a_deque', lambda m: setattr(m, 'past', collections.deque([0], 2)), lambda m, x: m.past.append(x.shape),
+          lambda m: repr(m.past))
 remembers('an_object', lambda m: setattr(m, 'memory', Memory()), lambda m, x: count(m.memory), lambda m: repr(m.memory))
 remembers('a_new_attribute', lambda m: None, lambda m, x: setattr(m, 'calls', 1), lambda m: sorted(vars(m)))
-remembers('a_generator', lambda m: setattr(m, 'gen', torch.Generator().manual_seed(3)), lambda m, x: torch.rand(1, generator=m.gen), lambda m: bits(m.gen.get_state()))
-remembers('random_numbers', lambda m: None, lambda m, x: (random.random(), np.random.rand(), torch.rand(1)), lambda m: None)
+remembers('a_generator', lambda m: setattr(m, 'gen', torch.Generator().manual_seed(3)), lambda m,
+          x: torch.rand(1, generator=m.gen), lambda m: bits(m.gen.get_state()))
+remembers('random_numbers', lambda m: None, lambda m, x: (random.random(), np.random.rand(), torch.rand(1)),
+          lambda m: None)
 
 
-# ---------------------------------------------------------------- one odd layer does not stop the others: the check finds it
+# ---------------------------------------------------------------- one odd layer does not stop the others
 @forward('block.bn', keeps=dict(bn='odd'), block=block(), conv=same(3, 4), bn=bn())
 def reads_a_setting_of_the_layer(s, x): return s.bn(s.conv(s.block(x))).view(len(x), s.bn.num_features, -1)
 
