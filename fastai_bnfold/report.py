@@ -223,6 +223,11 @@ def _collapse_notes(why):
     for path,reason in why.items(): paths.setdefault(str(reason), []).append(path)
     return [f'note: {_some(some)} did not collapse: {reason}' for reason,some in paths.items()]
 
+def _exact_note(unfolded, folded):
+    "Errors against float64, where rounding makes a large difference"
+    return (f"note: rounding makes a large difference in this model: against float64, the unfolded one is off "
+            f"by {unfolded:.1e} and the folded one by {folded:.1e}")
+
 def notes_of(
     report # `FoldReport`
 )->list: # One line each
@@ -231,6 +236,7 @@ def notes_of(
     named = {path for e in plan for path in (e.bn, *e.into)}
     changed = [path for path in report.changed if path not in named]
     lines = [f'warning: {line}' for line in report.shared] + _assumed(plan)
+    if report.exact: lines.append(_exact_note(*report.exact))
     if report.fresh: lines.append(_fresh_note(report.fresh))
     if changed: lines.append(_changed_note(changed))
     if plan.through_dropout: lines.append(_dropout_note(plan.through_dropout))
@@ -306,7 +312,7 @@ def _report_dict(report):
     collapsed = [dict(path=o.path, merged=list(o.merged), into=str(o.into)) for o in report.collapsed]
     lists = {name:list(getattr(report, name)) for name in ('fresh','changed','shared')}
     return dict(title=report.title, **numbers, valid=valid, times=_times_dict(report.times), collapsed=collapsed,
-        not_collapsed=_why_dict(report.not_collapsed), **lists, assumed=list(report.plan.assumed),
+        not_collapsed=_why_dict(report.not_collapsed), **lists, exact=report.exact, assumed=list(report.plan.assumed),
         through_dropout=list(report.plan.through_dropout), notes=report.notes(), plan=report.plan.to_dict())
 
 def _report_df(report):
@@ -332,6 +338,7 @@ class FoldReport:
     max_abs_err: float = 0. # Largest difference of an output on the batches that were checked
     max_rel_err: float = 0. # The same, relative to the largest output
     tolerance: float|None = None # The largest `max_rel_err` allowed; None if nothing was checked
+    exact: tuple|None = None # Relative errors against float64, unfolded and folded, if above `tolerance`
     valid: list = field(default_factory=list) # (name, before, after) of the loss and each metric
     times: object = None # `bench.Timings` of one item, unfolded and folded
     collapse: bool = False # Were parallel convolutions to become one?
