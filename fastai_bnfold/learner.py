@@ -345,7 +345,7 @@ def _check_folded(model, state):
     if set(have)==got: raise FoldError("the checkpoint is of an unfolded model: call `learn.load(file)`")
     other = [key for key in got & have.keys() if state[key].shape!=have[key].shape]
     if _only_bn_differs(set(have), got) and not other: return
-    key = min([*other, *(got-have.keys()), *(have.keys()-got)])
+    key = other[0] if other else min(got ^ have.keys())
     raise FoldError(f"the checkpoint is not this model, folded (they differ in `{key}`): "
                     "is it of another model, or was it folded with `collapse=True`?")
 

@@ -150,10 +150,11 @@ def test_out_force_and_times(here, capsys, monkeypatch):
 def test_folded_already(here, capsys):
     assert call("vision.pkl") == DONE
     before = contents()
+    capsys.readouterr()
     assert call("vision_folded.pkl") == DONE
     out = capsys.readouterr().out
     assert "vision_folded.pkl is already folded; nothing was written" in out and contents() == before
-    assert "unfold" not in out  # an export has no way back
+    assert "unfold_bn" not in out  # an export has no way back
     assert call("vision_folded.pkl", "--out", "here.pkl") == DONE and isinstance(loaded("here.pkl"), Learner)
 
 def test_nothing_to_fold(here, capsys):
