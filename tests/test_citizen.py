@@ -622,6 +622,16 @@ def test_checkpoint_that_is_not_this_model_folded(what, tmp_path, monkeypatch):
     with pytest.raises(OSError if what == 'disk' else FoldError, match=says): b.load_folded(a.path/'models/w')
     assert not changed(s, snapshot(b.model)) and b.opt is opt
 
+def test_loading_that_breaks_off(tmp_path, monkeypatch):
+    "After the layers went, before the weights are copied: they come back, and so does the optimizer"
+    a, b = folded('vision', tmp_path/'a'), trained('vision', tmp_path/'b', epochs=2)
+    a.save('w')
+    s, opt = snapshot(b.model), b.opt
+    def stops(self, *args, **kw): raise KeyboardInterrupt
+    monkeypatch.setattr(nn.Conv2d, '_load_from_state_dict', stops)
+    with pytest.raises(KeyboardInterrupt): b.load_folded(a.path/'models/w')
+    assert not changed(s, snapshot(b.model)) and b.opt is opt
+
 def test_the_message_names_the_verb(tmp_path):
     a, b = folded('vision', tmp_path), trained('vision', tmp_path)
     a.save('w')
