@@ -24,7 +24,7 @@ from .fold import BNFolder, History
 from .looks import kept_paths
 from .norms import is_bn
 from .plan import FoldError, FoldPlan
-from .report import FoldReport, dropout_words
+from .report import FoldReport, dropout_words, dropouts_passed
 from .state import put_back, twin
 
 # %% ../nbs/16_learner.ipynb #df20cf89
@@ -110,7 +110,7 @@ class _Folded:
         folder, # `BNFolder` that folded the model
         opt, # Optimizer of the unfolded model
         flags, # (parameter, requires_grad) of the unfolded model
-        dropouts=None, # Path of each dropout that a map moved past -> BatchNorm layers, if known
+        dropouts=None, # Path of each dropout that a map moved past -> BatchNorm layers before it
         by='' # Name of the callback that folded it
     ):
         store_attr(but='dropouts')
@@ -214,12 +214,8 @@ def _note_fold(learn, folder, flags, report, trainable):
     "Keep what `unfold_bn` needs, put the optimizer aside, mark the model"
     done = bool(report.plan.folded or report.collapsed)
     if done and not _state(learn): learn.opt,learn._bn_folded = None,_Folded(folder, learn.opt, flags)
-    if done: _state(learn).dropouts.update(_with_layers(report.plan.through_dropout))
+    if done: _state(learn).dropouts.update(dropouts_passed(report.plan))
     if done or _flag(learn.model) is not None: _mark(learn.model, not trainable)
-
-def _with_layers(through):
-    "Path of each dropout that a map moved past -> BatchNorm layers, if known"
-    return dict(through) if isinstance(through, dict) else {path:() for path in through}
 
 @patch
 def _forget_unfolded(self:Learner):
@@ -479,7 +475,7 @@ _within(Learner, 'export', _optimizer_aside)
 class _DropoutIsOff(Callback):
     "Warn if a dropout that a map moved past is on"
     def __init__(self,
-        dropouts:dict # Path of each -> BatchNorm layers whose maps moved past it, if known
+        dropouts:dict # From `dropouts_passed`
     ): self.dropouts,self.warned = dropouts,False
 
     def before_batch(self):
@@ -489,10 +485,9 @@ class _DropoutIsOff(Callback):
         if not on or self.warned: return
         self.warned = True
         where = ', '.join(f'`{path}`' for path in on)
-        through = on if any(on.values()) else tuple(on)
         what = f"dropout is on in {where}, and folding moved scales and shifts past it"
         so = "these predictions do not spread as those of the unfolded model"
-        warnings.warn(f"{what}: {so}. To predict with dropout on, {dropout_words(through)}")
+        warnings.warn(f"{what}: {so}. To predict with dropout on, {dropout_words(on)}")
 
 @contextmanager
 def _warns_of_dropout(learn, kwargs):
