@@ -131,7 +131,7 @@ def check_dl(
     "Accept a DataLoader, or say how to make one"
     if dl is None or hasattr(dl, 'one_batch'): return
     if _is_loader(dl):
-        raise FoldError("dl= takes a DataLoader of fastai, got one of torch: pass a batch, `fold_bn(next(iter(dl))[0])`")
+        raise FoldError("dl= takes a DataLoader of fastai, got one of torch: pass a batch, `next(iter(dl))[0]`")
     what = f"a {type(dl).__name__} of {len(dl)}" if isinstance(dl, (list,tuple)) else _what(dl)
     raise FoldError(f"dl= takes a DataLoader, got {what}: pass `dl=learn.dls.test_dl(items)`")
 

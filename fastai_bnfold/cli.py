@@ -6,11 +6,11 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/cli.html.md"""
 
 # %% auto #0
 __all__ = ['DONE', 'USAGE', 'REFUSED', 'UNWRITTEN', 'STOPPED', 'Stop', 'say', 'parser', 'parse', 'target', 'check_model',
-           'check_out', 'load', 'rows', 'table', 'files', 'as_items', 'data', 'write', 'keeping', 'told', 'fold',
-           'to_onnx', 'compare_engines', 'run', 'bnfold']
+           'check_out', 'load', 'rows', 'table', 'files', 'as_items', 'data', 'write', 'keeping', 'fold', 'to_onnx',
+           'compare_engines', 'as_dict', 'told', 'run', 'bnfold']
 
 # %% ../nbs/18_cli.ipynb #199284e0
-import argparse, csv, functools, io, os, shutil, sys, tempfile, warnings
+import argparse, contextlib, csv, functools, io, json, os, shutil, sys, tempfile, warnings
 from pathlib import Path
 from . import __version__
 
@@ -18,9 +18,9 @@ from . import __version__
 DONE,USAGE,REFUSED,UNWRITTEN,STOPPED = 0,2,3,4,130
 
 class Stop(Exception):
-    "An end that is no bug: a message of one line, and an exit code"
+    "An end that is not a bug: a message of one line, and an exit code"
     def __init__(self,
-        message:str, # Cause, value and way out
+        message:str, # Cause, value and what to do
         code:int=USAGE # What the process exits with
     ):
         super().__init__(' '.join(message.split()))
@@ -29,9 +29,9 @@ class Stop(Exception):
 def _cause(e): return f'{type(e).__name__}: {e}' if str(e) else type(e).__name__
 
 def say(
-    phase:str # What begins
+    phase:str # Such as `folding`
 ):
-    "A line on the error output, so that long work is not silent"
+    "Print a line on the error output as a phase begins"
     print(f'bnfold: {phase} ...', file=sys.stderr, flush=True)
 
 # %% ../nbs/18_cli.ipynb #ec295918
@@ -42,26 +42,29 @@ fastai does. MODEL.pkl itself is never changed.
 Loading an export runs code that is in it. Use only files that you trust."""
 
 _more = """what an item is:
-  images   the path of an image:          --item cat.jpg --item dog.jpg
+  images   the paths of images:           --item cat.jpg dog.jpg   --item img/*/*.png
   tables   a CSV file with a header, each row an item; or one row, as column:value fields
            (quoted as in a CSV file):     --item rows.csv   --item 'job:cook,age:40,pay:'
   texts    the text itself:               --item 'A good film.'
-The fold is decided and checked on the first four; one is enough.
+The fold is decided and checked on the first four; one is enough. An ONNX file is compared on
+all of them, and one in 8 bits is calibrated on them: give it 64 or more.
 
 exit codes:
   0    done (also if there was nothing to fold: the report says so)
-  2    the arguments, the export or an item cannot be used
+  2    the arguments, the export or an item cannot be used (--keep that names nothing, too)
   3    the fold or the ONNX file was refused, since the answers would change or cannot be checked
   4    the file could not be written
   130  interrupted
-Whatever the code, MODEL.pkl is as it was, and there is a whole new file or none.
-The report is on the standard output; a line for each phase, and errors, on the error output.
+MODEL.pkl is never changed, and the new file is written as a whole or not at all.
+The report goes to the standard output; phases, progress bars and errors go to the error output.
 
 examples:
   bnfold model.pkl --item cat.jpg --plan
   bnfold model.pkl --item cat.jpg --timeit
   bnfold model.pkl --item cat.jpg --keep '0.1.*' --keep head
+  bnfold model.pkl --item cat.jpg --json > report.json
   bnfold model.pkl --item cat.jpg --onnx
+  bnfold model.pkl --item img/*/*.png --int8 --max-drop 0.02
   bnfold model.pkl --item cat.jpg --engines
   bnfold model.pkl --item cat.jpg --out deploy/small.pkl --force"""
 
@@ -72,41 +75,63 @@ class _Parser(argparse.ArgumentParser):
 
 # %% ../nbs/18_cli.ipynb #a148c5a7
 _flags = dict(
-    plan='print what would be folded and what kept, and why; write nothing',
+    plan='print what would be folded and what stays, and why; write nothing',
+    json='print the report as JSON',
     collapse='also make one convolution of parallel ones that are added up',
     force='replace the file that is written to, if it exists (never MODEL.pkl)',
     timeit='also time one item, before and after',
     onnx='write MODEL.onnx instead: folded, verified, for ONNX Runtime',
+    int8='as --onnx, in 8 bits: smaller and faster; the report says how many answers change',
+    half='as --onnx, in float16: half the size, for devices that compute in it',
     engines='time the folded model in PyTorch, channels-last, compiled and in ONNX Runtime; write nothing')
 
 def parser()->argparse.ArgumentParser:
-    "What `bnfold` understands"
+    "The arguments of `bnfold`"
     p = _Parser('bnfold', description=_about, epilog=_more, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('model', type=Path, metavar='MODEL.pkl', help='a file made by `learn.export()`')
-    p.add_argument('--item', action='append', default=[], metavar='ITEM',
-                   help='something to predict, to run the model on; may be given any number of times')
+    p.add_argument('model', type=Path, nargs='?', metavar='MODEL.pkl', help='a file made by `learn.export()`')
+    p.add_argument('--item', action='extend', nargs='+', default=[], metavar='ITEM',
+                   help='things to predict, to run the model on; may be given several times')
     p.add_argument('--keep', action='append', default=[], metavar='PATTERN',
-                   help='BatchNorm layers to leave alone, by path or pattern; may be given any number of times')
+                   help='layers to leave alone, by path or pattern; may be given several times')
     p.add_argument('--out', type=Path, metavar='FILE', help='write to FILE instead')
     for name,what in _flags.items(): p.add_argument(f'--{name}', action='store_true', help=what)
+    p.add_argument('--max-drop', type=float, metavar='X',
+                   help='share of the answers that may change with --int8 or --half: 0.01 by default')
     p.add_argument('--version', action='version', version=f'bnfold {__version__}')
     return p
 
 # %% ../nbs/18_cli.ipynb #6dd08965
-_clashes = dict(plan=('writes nothing and times nothing', ('out','force','timeit','collapse','onnx','engines')),
-                engines=('writes nothing and times all', ('out','force','timeit','onnx')))
+_clashes = dict(plan=('writes nothing and times nothing', 'out force timeit collapse onnx int8 half engines'.split()),
+                engines=('writes nothing and times everything', 'out force timeit onnx int8 half'.split()),
+                int8=('makes another file than --half', ['half']))
+
+def _check_clashes(a):
+    "Stop if two options contradict each other"
+    for name,(what,others) in _clashes.items():
+        extra = ' and '.join(f'--{other}' for other in others if getattr(a, other))
+        if getattr(a, name) and extra: raise Stop(f'--{name} {what}: leave out {extra}, or --{name}')
+    if a.max_drop is not None and not (a.int8 or a.half):
+        raise Stop('--max-drop says what --int8 or --half may cost: add one of them, or leave it out')
+
+def _take_model(a):
+    "If `--item` stood first, it took the model with it"
+    names = [item for item in a.item if item.endswith('.pkl')]
+    if not names:
+        raise Stop('no MODEL.pkl given: put it first, as in `bnfold model.pkl --item cat.jpg`; see `bnfold --help`')
+    a.model = Path(names[-1])
+    a.item.remove(names[-1])
 
 def parse(
     argv:list|None=None # By default those of the process
 )->argparse.Namespace: # Stop if they make no sense
-    "The arguments, checked as far as they can be without a file"
+    "The arguments, checked as far as possible without a file"
     a = parser().parse_args(argv)
+    if a.model is None: _take_model(a)
     if not a.item:
         raise Stop('no item given: a fold is decided and checked on real inputs, so pass at least one, '
                    'as in `--item cat.jpg`')
-    for name,(what,others) in _clashes.items():
-        extra = ' and '.join(f'--{o}' for o in others if getattr(a, o))
-        if getattr(a, name) and extra: raise Stop(f'--{name} {what}: leave out {extra}, or --{name}')
+    _check_clashes(a)
+    a.onnx = a.onnx or a.int8 or a.half
     return a
 
 # %% ../nbs/18_cli.ipynb #fcb5b411
@@ -121,7 +146,7 @@ def target(
 
 # %% ../nbs/18_cli.ipynb #d680637c
 def _usable(f):
-    "Let check `f` of names stop, not fail, where the system does not take one"
+    "Let `f` stop with a message if the system does not accept a name"
     @functools.wraps(f)
     def _f(*args, **kwargs):
         try: return f(*args, **kwargs)
@@ -131,7 +156,7 @@ def _usable(f):
     return _f
 
 def _exists(path):
-    "Is there such a file? OSError where the system does not take the name, which newer Pythons' `exists` hides"
+    "Is there such a file? OSError if the system does not accept the name, which the `exists` of newer Pythons hides"
     try: return bool(path.stat())
     except (FileNotFoundError, NotADirectoryError): return False
 
@@ -156,11 +181,11 @@ def _load(model):
     import torch
     from fastai.learner import load_learner
     try: return load_learner(model)
-    except UnboundLocalError: # fastai loses an ImportError: this raises it
+    except UnboundLocalError: # fastai hides an ImportError: this raises it
         return torch.load(model, map_location='cpu', weights_only=False)
 
 def _held(model):
-    "What a file holds that is no exported Learner, in words; None if it cannot be loaded at all"
+    "What a file holds instead of a Learner, in words; None if it cannot be loaded at all"
     import torch
     try: o = torch.load(model, map_location='cpu', weights_only=False)
     except Exception: return None
@@ -237,11 +262,11 @@ def _is_text(ds):
 def files(
     learn, # An exported Learner
     items:list # Paths
-)->list: # As `Path` or `str`, whichever the Learner's data is made from, or Stop
+)->list: # As `Path` or `str`, whichever the Learner's data was made from, or Stop
     "The files that `items` name"
     for o in items:
         if not os.path.isfile(o):
-            raise Stop(f'item {o!r}: no such file; pass the path of something that the model predicts')
+            raise Stop(f'item {o!r}: no such file; pass the path of something to predict')
     try: learn.dls.test_dl([Path(items[0])], num_workers=0)
     except AssertionError: return items # `infer_idx` knows no Path
     return [Path(o) for o in items]
@@ -286,7 +311,7 @@ def write(
     out:Path, # Where to
     force:bool=False # Replace what is there?
 ):
-    "Make `out`, whole or not at all"
+    "Write `out` as a whole or not at all"
     part = None
     try:
         fd,part = tempfile.mkstemp(prefix=f'.{out.name[:100]}.', suffix='.part', dir=out.parent)
@@ -302,64 +327,114 @@ def write(
         if part and os.path.exists(part): os.remove(part)
 
 # %% ../nbs/18_cli.ipynb #018e9373
-def keeping(a):
-    "The options for what is to stay"
-    return dict(keep=a.keep) if a.keep else {}
-
-def told(report, a, out):
-    "Print the report, and what was written"
-    print(f'{report}\n\nwrote {out}: {out.stat().st_size:,} bytes, {a.model.name} has {a.model.stat().st_size:,}')
+def keeping(
+    learn, # An exported Learner
+    patterns:list # From `--keep`
+)->dict: # The option for `fold_bn`, or Stop
+    "What is to stay"
+    if not patterns: return {}
+    from fastai_bnfold.looks import kept_paths
+    from fastai_bnfold.plan import FoldError
+    try: kept_paths(learn.model, patterns)
+    except FoldError as e: raise Stop(f'--{e}') from e
+    return dict(keep=patterns)
 
 def fold(
     learn, # An exported Learner
     dl, # Items
     a:argparse.Namespace # From `parse`
-):
-    "Fold, write, report"
-    out,was = target(a.model, a.out),'_bn_folded' in vars(learn) # pickled as None
+)->tuple: # The report, and the file that was written; None if the model was folded before
+    "Fold and write"
+    from fastai_bnfold.learner import _flag
+    out,was_folded = target(a.model, a.out),_flag(learn.model) is not None
     say('folding and timing' if a.timeit else 'folding')
-    report = learn.fold_bn(dl=dl, timeit=a.timeit, collapse=a.collapse, undo=False, **keeping(a))
-    if was and not (a.out or report.plan.folded or report.collapsed):
-        return print(f'{report}\n\n{a.model} is folded already; nothing was written')
+    with learn.no_logging():
+        report = learn.fold_bn(dl=dl, timeit=a.timeit, collapse=a.collapse, undo=False, **keeping(learn, a.keep))
+    if was_folded and not (a.out or report.plan.folded or report.collapsed): return report,None
     write(learn.export, a.model, out, a.force)
-    told(report, a, out)
+    return report,out
 
 # %% ../nbs/18_cli.ipynb #d943465a
+def _onnx_options(dl, a):
+    "The options of `export_onnx` that were given"
+    given = {name:True for name in ('collapse','int8','half') if getattr(a, name)}
+    if a.max_drop is not None: given['max_drop'] = a.max_drop
+    if a.int8: given['calib'] = dl # an export has no training data
+    return given
+
 def to_onnx(
     learn, # An exported Learner
     dl, # Items
     a:argparse.Namespace # From `parse`
-):
-    "Write an ONNX file, report"
+)->tuple: # The report, and the file that was written
+    "Write an ONNX file"
     from fastai_bnfold.deploy import ExportError, FoldError
-    out,reports,more = target(a.model, a.out, onnx=True),[],dict(collapse=True) if a.collapse else {}
+    out,reports = target(a.model, a.out, onnx=True),[]
+    options = dict(**_onnx_options(dl, a), **keeping(learn, a.keep))
     def make(part):
         "Export to `part`"
-        try: reports.append(learn.export_onnx(part, dl=dl, timeit=a.timeit, say=say, **more, **keeping(a)))
+        try:
+            with learn.no_logging():
+                reports.append(learn.export_onnx(part, dl=dl, timeit=a.timeit, say=say, **options))
         except (ExportError, FoldError) as e: raise Stop(f'{a.model} is not exported: {e}', REFUSED) from e
     write(make, a.model, out, a.force)
     reports[0].path = str(out)
-    told(reports[0], a, out)
+    return reports[0],out
 
 def compare_engines(
     learn, # An exported Learner
     dl, # Items
     a:argparse.Namespace # From `parse`
-):
+)->tuple: # The times; no file
     "Time the model as it is, folded, and folded in other engines, on one item"
     from copy import deepcopy
     from fastai_bnfold.bench import engines
     from fastai_bnfold.learner import _batch
     unfolded = deepcopy(learn.model)
     say('folding')
-    learn.fold_bn(dl=dl, collapse=a.collapse, undo=False, **keeping(a))
-    print(engines(learn, *(x[:1] for x in _batch(learn, (), dl)), also={'as given':unfolded}, say=say))
+    learn.fold_bn(dl=dl, collapse=a.collapse, undo=False, **keeping(learn, a.keep))
+    return engines(learn, *(x[:1] for x in _batch(learn, (), dl)), also={'as given':unfolded}, say=say),None
+
+# %% ../nbs/18_cli.ipynb #18c11d02
+def _times_dict(times):
+    "Times in ms, and ratios to the first with their intervals"
+    models = {}
+    for name in times.names:
+        ratio,low,high = times.ratio(name)
+        ratios = dict(ratio=ratio, ratio_low=low, ratio_high=high)
+        models[name] = dict(ms=1e3*times.median(name), **ratios, verdict=times.verdict(name))
+    return dict(models=models, rounds=times.n, notes=list(times.notes))
+
+def as_dict(
+    result # `FoldPlan`, `FoldReport`, `ExportReport` or `Timings`
+)->dict: # As JSON has it
+    "A result for a program"
+    if hasattr(result, 'to_dict'): return result.to_dict()
+    if hasattr(result, 'verdict'): return _times_dict(result)
+    names = 'path folded inputs outputs items max_rel_err top1 weights size'.split()
+    times = None if result.times is None else _times_dict(result.times)
+    return dict(**{name:getattr(result, name) for name in names}, figures=result.rows(), times=times)
+
+def told(
+    result, # Of `fold`, `to_onnx` or `compare_engines`
+    out:Path|None, # The file that was written, if any
+    a:argparse.Namespace # From `parse`
+)->str:
+    "What is printed in the end"
+    if a.json:
+        wrote = None if out is None else dict(path=str(out), bytes=out.stat().st_size)
+        return json.dumps(dict(**as_dict(result), model=str(a.model), wrote=wrote), indent=2, default=str)
+    if a.plan or a.engines: return str(result)
+    if out:
+        sizes = f'{out.stat().st_size:,} bytes, {a.model.name} has {a.model.stat().st_size:,}'
+        return f'{result}\n\nwrote {out}: {sizes}'
+    return f'{result}\n\n{a.model} is already folded; nothing was written'
 
 # %% ../nbs/18_cli.ipynb #64ce44b1
 def run(
     a:argparse.Namespace # From `parse`
-):
-    "Load, do what is asked, report"
+)->str: # What to print
+    "Load, do what is asked, and report"
     check_model(a.model)
     if not (a.plan or a.engines): check_out(a.model, target(a.model, a.out, a.onnx), a.force)
     say(f'loading {a.model.name}')
@@ -367,18 +442,23 @@ def run(
     from fastai_bnfold.learner import FoldError
     try:
         dl = data(learn, a.item)
-        if a.plan: return print(learn.fold_plan(dl=dl, **keeping(a)))
-        return (to_onnx if a.onnx else compare_engines if a.engines else fold)(learn, dl, a)
+        if a.plan: return told(learn.fold_plan(dl=dl, **keeping(learn, a.keep)), None, a)
+        act = to_onnx if a.onnx else compare_engines if a.engines else fold
+        return told(*act(learn, dl, a), a)
     except FoldError as e: raise Stop(f'{a.model} is not folded: {e}', REFUSED) from e
+
+def _quietly(a):
+    "`run`, with all that libraries print on the error output, and without fastai's warning about pickle"
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter('ignore') # `--help` says that an export runs code
+        return run(a)
 
 def bnfold(
     argv:list|None=None # By default those of the process
 )->int: # Exit code
-    "Fold the BatchNorm layers of an exported Learner; `bnfold --help` tells the rest"
+    "Fold the BatchNorm layers of an exported Learner; see `bnfold --help`"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore') # fastai's about pickle: `--help` says it
-            run(parse(argv))
+        print(_quietly(parse(argv)))
         return DONE
     except Stop as e: msg,code = str(e),e.code
     except KeyboardInterrupt: msg,code = 'interrupted; nothing was written',STOPPED

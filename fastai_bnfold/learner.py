@@ -1,4 +1,4 @@
-"""`learn.fold_bn()`, and everything a folded Learner does next
+"""`learn.fold_bn()`, and what a folded Learner does from then on
 
 Docs: https://fastai-bnfold.github.io/fastai-bnfold/learner.html.md"""
 
@@ -8,20 +8,24 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/learner.html.md"""
 __all__ = ['BNFoldCallback', 'documented']
 
 # %% ../nbs/16_learner.ipynb #72f2e84b
-import functools, inspect
+import difflib, functools, inspect, warnings
 from contextlib import contextmanager
+from copy import deepcopy
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import *
-from fastai.text.learner import TextLearner
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
-from .plan import FoldError, FoldPlan
-from .report import FoldReport
-from .fold import BNFolder, twin
-from .bench import bench
-from .state import put_back
+from fastai.text.learner import TextLearner
 from fastcore.docments import docments
-from copy import deepcopy
+from .accept import check_also, check_dl
+from .bench import bench
+from .changes import Change, _replacing, places_of
+from .fold import BNFolder, History
+from .looks import kept_paths
+from .norms import is_bn
+from .plan import FoldError, FoldPlan
+from .report import FoldReport, dropout_words, dropouts_passed
+from .state import put_back, twin
 
 # %% ../nbs/16_learner.ipynb #df20cf89
 def _first_items(xb, n=4):
@@ -34,52 +38,63 @@ def _valid(learn):
     return learn.dls[1] if len(learn.dls.loaders)>1 else []
 
 def _own_data(learn):
-    "The first DataLoader that has data, those of validation before that of training; None without data"
+    "The first DataLoader with data, validation before training; None if there is none"
     loaders = learn.dls.loaders
     return next((dl for dl in [*loaders[1:], *loaders[:1]] if len(dl)), None)
+
+def _as_plain(o):
+    "A tensor without fastai's class, as `CastToTensor` passes it to the model"
+    return o.as_subclass(Tensor) if isinstance(o, Tensor) else o
 
 def _batch(self, xb, dl=None):
     "Inputs to run the model on: `xb` if given, else a few items of `dl` or of the validation data"
     if xb: return xb
+    check_dl(dl)
     if dl is None: dl = _own_data(self)
     if dl is None:
         raise FoldError("this Learner has no data (was it loaded from an export?): pass a batch, `learn.fold_bn(x)`, "
                         "or `learn.fold_bn(dl=learn.dls.test_dl(items))`")
+    if not len(dl): raise FoldError("the DataLoader has no items: pass at least one, `dl=learn.dls.test_dl(items)`")
     b = dl.one_batch()
     n = getattr(self.dls, 'n_inp', 1 if len(b)==1 else len(b)-1)
-    plain = lambda t: t.as_subclass(Tensor) if isinstance(t, Tensor) else t # as `CastToTensor` gives it to the model
-    return _first_items(tuple(map(plain, to_device(b[:n], next(self.model.parameters()).device))))
+    inputs = to_device(b[:n], next(self.model.parameters()).device)
+    return _first_items(tuple(map(_as_plain, inputs)))
 
 # %% ../nbs/16_learner.ipynb #0bf2e2c2
 @contextmanager
 def _unnoticed(learn):
-    "Leave random generators and modes as they were"
-    rng,dls = get_random_states(),[(dl,dl.rng,dl.rng.getstate()) for dl in learn.dls.loaders if hasattr(dl, 'rng')]
-    modes = [(m,m.training) for m in learn.model.modules()]
+    "Restore random generators and modes"
+    states = get_random_states()
+    dls = [(dl, dl.rng, dl.rng.getstate()) for dl in learn.dls.loaders if hasattr(dl, 'rng')]
+    modes = [(m, m.training) for m in learn.model.modules()]
     def back():
-        "Put it back"
-        for m,f in modes: m.training = f
-        for dl,r,s in dls: dl.rng = r; r.setstate(s)
-        set_random_states(**rng)
+        "Restore them"
+        for m,mode in modes: m.training = mode
+        for dl,rng,state in dls:
+            dl.rng = rng
+            rng.setstate(state)
+        set_random_states(**states)
     with put_back(back): yield
 
 # %% ../nbs/16_learner.ipynb #c3753826
 @contextmanager
 def _as_it_was(learn):
-    "What predictions leave behind in the Learner and its callbacks is gone after; trackers and logs do not notice them"
+    "Restore the attributes of the Learner and its callbacks; trackers and logs do not run meanwhile"
     saved = [(vars(o), dict(vars(o))) for o in (learn, *learn.cbs)]
     def back():
-        "Put it back"
-        for attrs,was in saved: attrs.clear(); attrs.update(was)
+        "Restore them"
+        for attrs,was in saved:
+            attrs.clear()
+            attrs.update(was)
     loud = [cb for cb in learn.cbs if isinstance(cb, (TrackerCallback, CSVLogger))]
     with put_back(back), learn.removed_cbs(loud): yield
 
 def _say(learn, text):
-    "One line on what begins, where there are progress bars too"
+    "One line on what begins, if there are progress bars too"
     if hasattr(learn, 'progress'): learn.logger(text)
 
 def _value(o):
-    "A number; the text of a metric that is none"
+    "A number, or the text of a metric that is not one"
     try: return float(o)
     except (TypeError,ValueError,RuntimeError): return str(o.tolist() if hasattr(o, 'tolist') else o)
 
@@ -91,56 +106,68 @@ def _metrics(learn):
 # %% ../nbs/16_learner.ipynb #3600dce4
 class _Folded:
     "What a folded Learner needs to be unfolded; pickles as None"
-    def __init__(self, folder, opt, flags): store_attr()
+    def __init__(self,
+        folder, # `BNFolder` that folded the model
+        opt, # Optimizer of the unfolded model
+        flags, # (parameter, requires_grad) of the unfolded model
+        dropouts=None, # Path of each dropout that a map moved past -> BatchNorm layers before it
+        by='' # Name of the callback that folded it
+    ):
+        store_attr(but='dropouts')
+        self.dropouts = dropouts or {}
     def __reduce__(self): return type(None),()
-    def __deepcopy__(self, memo): return type(self)(*(deepcopy(o, memo) for o in (self.folder,self.opt,self.flags)))
+    def __deepcopy__(self, memo):
+        parts = self.folder,self.opt,self.flags,self.dropouts,self.by
+        return type(self)(*(deepcopy(o, memo) for o in parts))
 
 def _state(learn): return getattr(learn, '_bn_folded', None)
 
 def _flag(model):
-    "True for a folded model, False for one that may be trained all the same, None for an unfolded one"
+    "True for a folded model, False for a folded one that may be trained, None for an unfolded one"
     marks = [vars(m)['_bnfolded'] for m in model.modules() if '_bnfolded' in vars(m)]
     return all(marks) if marks else None
 
 def _mark(model, flag):
-    "Let what was left of its BatchNorms say so, whichever Learner they come into and whatever file"
+    "Mark what is left of the BatchNorms; the marks stay with the model, in another Learner and in a file"
     for m in model.modules():
         if '_bnfolded' in vars(m): m._bnfolded = flag
 
 # %% ../nbs/16_learner.ipynb #36b1d6e8
 def _options(keep, also):
     "Those that were given, as `BNFolder` takes them"
-    batches = [tuple(b) if isinstance(b, (tuple,list)) else (b,) for b in also or ()]
-    return {k:v for k,v in (('keep',keep), ('also',batches)) if v is not None and v != []}
+    batches = [tuple(batch) if isinstance(batch, list) else batch for batch in check_also(also)]
+    given = {} if keep is None else dict(keep=keep)
+    return dict(**given, also=batches) if batches else given
 
 @patch
 def fold_plan(self:Learner,
     *xb:Tensor, # Inputs of the model to run it on; by default a few items of the validation data
-    keep:str|type|list|None=None, # BatchNorm layers that stay: module paths, patterns such as `'head.*'`, or classes
-    also:list|None=None, # Further batches to decide on, each a tuple of inputs: other sizes, other numbers of items
+    keep:str|type|nn.Module|list|None=None, # What stays: module paths, patterns such as `'head.*'`, classes or modules
+    also:list|None=None, # Further batches to decide on, each a tuple of inputs: other sizes, other optional inputs
     dl:DataLoader|None=None # Where to take the inputs from instead, such as `learn.dls.test_dl(items)`
-)->FoldPlan: # One entry for each BatchNorm layer: folded into what, or kept and why
+)->FoldPlan: # One entry for each BatchNorm layer: what it folds into, or why it stays
     "What `fold_bn` would do; changes nothing"
-    with _unnoticed(self): return BNFolder(self.model).plan(*_batch(self, xb, dl), **_options(keep, also))
+    options = _options(keep, also)
+    with _unnoticed(self): return BNFolder(self.model).plan(*_batch(self, xb, dl), **options)
 
 # %% ../nbs/16_learner.ipynb #b4651b77
 @patch
 def fold_bn(self:Learner,
     *xb:Tensor, # Inputs of the model to run it on; by default a few items of the validation data
     validate:bool=False, # Loss and metrics before and after?
-    timeit:bool=False, # Time one item before and after? Needs a second copy of the model for the moment
+    timeit:bool=False, # Time one item before and after? Needs a second copy of the model meanwhile
     undo:bool=True, # Keep what `unfold_bn` needs (the unfolded weights of the folded layers)?
-    trainable:bool=False, # Let the folded model be trained (for quantization, say)? If not, `fit` stops with a message
-    collapse:bool=False, # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
-    keep:str|type|list|None=None, # BatchNorm layers that stay: module paths, patterns such as `'head.*'`, or classes
-    also:list|None=None, # Further batches to decide on, each a tuple of inputs: other sizes, other numbers of items
+    trainable:bool=False, # Allow training the folded model (for quantization, say)? Otherwise `fit` raises FoldError
+    collapse:bool=False, # Make one convolution of parallel ones that are added up (RepVGG, arXiv 2101.03697)?
+    keep:str|type|nn.Module|list|None=None, # What stays: module paths, patterns such as `'head.*'`, classes or modules
+    also:list|None=None, # Further batches to decide on, each a tuple of inputs: other sizes, other optional inputs
     dl:DataLoader|None=None # Where to take the inputs from instead, such as `learn.dls.test_dl(items)`
 )->FoldReport: # Shows itself as a table; `plot()` draws it
     "Fold the BatchNorm layers into their neighbours, in place; FoldError and nothing changed if an output would change"
     if validate and not len(_valid(self)):
         raise FoldError("`validate=True` needs validation data, and this Learner has none (is it from an export?)")
+    options = dict(collapse=collapse, **_options(keep, also))
     with _or_as_before(self) as (folder,flags):
-        options = dict(collapse=collapse, **_options(keep, also))
         with _unnoticed(self): report = _fold(self, folder, _batch(self, xb, dl), validate, timeit, **options)
         _note_fold(self, folder, flags, report, trainable)
         if not undo and _state(self): self._forget_unfolded()
@@ -149,30 +176,34 @@ def fold_bn(self:Learner,
 # %% ../nbs/16_learner.ipynb #3e69d514
 @contextmanager
 def _or_as_before(learn):
-    "The `BNFolder` of a Learner, and what its parameters require; whatever is raised, all is as it was"
+    "The `BNFolder` of a Learner, and what its parameters require; after an error the Learner is as it was"
     st,opt,flag = _state(learn),learn.opt,_flag(learn.model)
     folder = st.folder if st else BNFolder(learn.model)
-    n = len(folder._done)
-    try: yield folder,[(p,p.requires_grad) for p in learn.model.parameters()]
+    n = len(folder.history.done)
+    try: yield folder,[(p, p.requires_grad) for p in learn.model.parameters()]
     except BaseException:
-        folder.rewind(n)
+        folder.history.rewind(n)
         learn.opt = opt
         _mark(learn.model, flag)
         if not st: vars(learn).pop('_bn_folded', None)
         raise
 
-def _fold(learn, folder, xb, validate, timeit, **kwargs):
-    "Fold, with metrics and times before and after if they are asked for"
-    was,unfolded,before = _flag(learn.model),twin(learn.model) if timeit else None,[]
+def _fold(learn, folder, xb, validate, timeit, collapse, **kwargs):
+    "Fold, with metrics and times before and after if asked for"
+    st,was_folded = _state(learn),_flag(learn.model) is not None
+    unfolded,before = twin(learn.model) if timeit else None,[]
     if validate:
         _say(learn, 'loss and metrics, unfolded')
         before = _metrics(learn)
     if validate or timeit: _say(learn, 'fold')
-    report = folder.fold(*xb, **kwargs)
-    report.already = was is not None and not (report.plan.folded or report.collapsed)
+    report = folder.fold(*xb, collapse=collapse, **kwargs)
+    report.collapse = collapse
+    report.already = was_folded and not (report.plan.folded or report.collapsed)
+    report.undoable = st is not None and folder._undoable
     if validate:
         _say(learn, 'loss and metrics, folded')
-        report.valid = [(n,b,a) for (n,b),(_,a) in zip(before, _metrics(learn))]
+        after = _metrics(learn)
+        report.valid = [(name, old, new) for (name,old),(_,new) in zip(before, after)]
     if timeit:
         _say(learn, 'time of one item, unfolded and folded')
         report.times = bench({'unfolded':unfolded, 'folded':learn.model}, *_first_items(xb, 1))
@@ -183,6 +214,7 @@ def _note_fold(learn, folder, flags, report, trainable):
     "Keep what `unfold_bn` needs, put the optimizer aside, mark the model"
     done = bool(report.plan.folded or report.collapsed)
     if done and not _state(learn): learn.opt,learn._bn_folded = None,_Folded(folder, learn.opt, flags)
+    if done: _state(learn).dropouts.update(dropouts_passed(report.plan))
     if done or _flag(learn.model) is not None: _mark(learn.model, not trainable)
 
 @patch
@@ -192,27 +224,43 @@ def _forget_unfolded(self:Learner):
     _state(self).opt,_state(self).flags = None,[]
 
 # %% ../nbs/16_learner.ipynb #e8e1a6c8
-_elsewhere = ("there is nothing to unfold here: the model was folded in another Learner, which can unfold it, "
-              "or comes from an export, which does not carry the unfolded weights")
+_elsewhere = ("there is nothing to unfold here: this Learner did not fold the model. If a `BNFolder` or "
+              "another Learner did, unfold it there. An export or a folded checkpoint has no unfolded weights")
 
 @patch
 def unfold_bn(self:Learner,
     force:bool=False # Even if weights were changed since the fold, by training or loading?
-)->Learner: # This one
+)->Learner: # This Learner
     "Restore every bit of the unfolded model, and its optimizer"
     st = _state(self)
     if not st and _flag(self.model) is not None: raise FoldError(_elsewhere)
     if not st: raise FoldError("there is nothing to unfold: this Learner is not folded")
     st.folder.unfold(force)
-    for p,f in st.flags: p.requires_grad_(f)
+    for param,flag in st.flags: param.requires_grad_(flag)
     self.opt = st.opt
     del self._bn_folded
     _mark(self.model, None)
     return self
 
+# %% ../nbs/16_learner.ipynb #16f01d02
+@patch
+@contextmanager
+def folded(self:Learner,
+    *xb:Tensor, # Inputs of the model to run it on; by default a few items of the validation data
+    **kwargs # Options of `fold_bn`
+): # The `FoldReport`
+    "Fold for a while: `with learn.folded() as report:` unfolds at the end, also after an error"
+    if not kwargs.get('undo', True): raise FoldError("`folded` unfolds at the end: leave out `undo=False`")
+    was_folded = _flag(self.model) is not None
+    report = self.fold_bn(*xb, **kwargs)
+    def back():
+        "Unfold what was folded here"
+        if _state(self) and not was_folded: self.unfold_bn(force=True)
+    with put_back(back): yield report
+
 # %% ../nbs/16_learner.ipynb #995872be
 def _within(cls, name, around):
-    "Let method `name` of `cls` run within the context `around(self, kwargs)`; once, should this be loaded again"
+    "Run method `name` of `cls` within the context `around(self, kwargs)`; once, if this is loaded again"
     method = getattr(cls, name)
     done = getattr(method, '_bnfold_within', ())
     if around.__name__ in done: return
@@ -222,62 +270,139 @@ def _within(cls, name, around):
     _method._bnfold_within = (*done, around.__name__)
     setattr(cls, name, _method)
 
-_message = ("this Learner is folded: its BatchNorm layers are gone and it would train badly. "
-            "Call `learn.unfold_bn()` first (on the Learner that was folded: "
-            "an export does not carry the unfolded weights), then train and fold again. "
-            "To train the folded weights on purpose: `learn.fold_bn(trainable=True)`")
+_badly = "its BatchNorm layers are gone, so it would train badly"
+_on_purpose = "To train the folded weights on purpose: `learn.fold_bn(trainable=True)`"
+
+def _no_training(learn)->str:
+    "Why a folded Learner does not train, and what to do"
+    st = _state(learn)
+    if not st:
+        way = ("Unfold it where it was folded (`learn.unfold_bn()`, or `unfold()` of the `BNFolder`) and train there. "
+               "An export or a folded checkpoint does not carry the unfolded weights")
+        return f"this model is folded: {_badly}. {way}. {_on_purpose}"
+    by = f" ({st.by} did that when the last fit ended)" if st.by else ''
+    return f"this Learner is folded{by}: {_badly}. Call `learn.unfold_bn()` first, train, and fold again. {_on_purpose}"
 
 @contextmanager
 def _stops_if_folded(learn, kwargs):
     "FoldError before anything is trained"
-    if _flag(learn.model): raise FoldError(_message)
+    if _flag(learn.model): raise FoldError(_no_training(learn))
     yield
 
 for _n in 'fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune lr_find'.split(): _within(Learner, _n, _stops_if_folded)
 
 # %% ../nbs/16_learner.ipynb #8ea7530a
 def _only_bn_differs(more, fewer):
-    "Is `fewer` what is left of the keys `more` once some BatchNorms are folded?"
-    bns = tuple(k.removesuffix('running_mean') for k in more-fewer if k.endswith('running_mean'))
-    return bool(bns) and all(k.startswith(bns) for k in more-fewer) and all(k.endswith('bias') for k in fewer-more)
+    "Are the keys `fewer` what is left of the keys `more` once some BatchNorms are folded?"
+    bns = tuple(key.removesuffix('running_mean') for key in more-fewer if key.endswith('running_mean'))
+    only_bns = all(key.startswith(bns) for key in more-fewer)
+    return bool(bns) and only_bns and all(key.endswith('bias') for key in fewer-more)
 
-def _check_keys(model, state, *args):
-    "Before anything is copied: FoldError if one of model and checkpoint is folded and the other is not"
+def _check_keys(learn, model, state, *args):
+    "Before anything is copied: FoldError if the checkpoint is folded and the model is not, or the other way round"
     have,got = set(model.state_dict()),set(state)
     if _only_bn_differs(got, have):
-        raise FoldError("the checkpoint is of an unfolded model and this one is folded: "
-                        "call `learn.unfold_bn()`, load, then `learn.fold_bn()`")
+        way = "call `learn.unfold_bn()`, load, then `learn.fold_bn()`" if _state(learn) else "load it before folding"
+        raise FoldError(f"the checkpoint is of an unfolded model and this one is folded: {way}")
     if _only_bn_differs(have, got):
-        raise FoldError("the checkpoint is of a folded model and this one is not: "
-                        "call `learn.fold_bn()` first, then load")
+        raise FoldError("the checkpoint is of a folded model and this one is not: call `learn.load_folded(file)`")
 
 @contextmanager
 def _checks_keys(learn, kwargs):
-    "The keys of a checkpoint are compared first"
-    hook = get_model(learn.model).register_load_state_dict_pre_hook(_check_keys)
+    "Compare the keys of a checkpoint first"
+    hook = get_model(learn.model).register_load_state_dict_pre_hook(functools.partial(_check_keys, learn))
     try: yield
     finally: hook.remove()
 
 for _c in (Learner, TextLearner): _within(_c, 'load', _checks_keys)
 
+# %% ../nbs/16_learner.ipynb #16f01d05
+def _new_bias(model, key, like):
+    "The change that gives the layer of `key` a bias"
+    path,_,name = key.rpartition('.')
+    m = model.get_submodule(path)
+    weight = next((p for p in m.parameters() if p.is_floating_point()), next(model.parameters()))
+    zeros = torch.zeros_like(like, dtype=weight.dtype, device=weight.device)
+    bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
+    return Change(m._parameters, name, m._parameters.get(name), bias)
+
+def _as_in(model, state)->list:
+    "Changes that fold `model` as the model of checkpoint `state` was folded"
+    have,places = model.state_dict(),places_of(model)
+    gone = [m for path,m in model.named_modules()
+            if is_bn(m) and f'{path}.running_mean' in have and f'{path}.running_mean' not in state]
+    changes = [_new_bias(model, key, state[key]) for key in state if key not in have]
+    for m in gone: changes += _replacing(m, places[id(m)], None)
+    return changes
+
+def _check_folded(model, state):
+    "FoldError if `state` is not that of the same model, folded"
+    have,got = model.state_dict(),set(state)
+    if set(have)==got: raise FoldError("the checkpoint is of an unfolded model: call `learn.load(file)`")
+    other = [key for key in got & have.keys() if state[key].shape!=have[key].shape]
+    if _only_bn_differs(set(have), got) and not other: return
+    key = other[0] if other else min(got ^ have.keys())
+    raise FoldError(f"the checkpoint is not this model, folded (they differ in `{key}`): "
+                    "is it of another model, or was it folded with `collapse=True`?")
+
+# %% ../nbs/16_learner.ipynb #16f01d07
+@patch
+def load_folded(self:Learner,
+    file:str|Path, # As `load` takes it
+    **kwargs # Passed to `load`
+)->Learner: # This Learner, folded; it cannot be unfolded, since the file does not have the unfolded weights
+    "Load a checkpoint of a folded model into this unfolded Learner; FoldError, and nothing changed, if it does not fit"
+    if _flag(self.model) is not None: raise FoldError("this Learner is folded: call `learn.load(file)`")
+    model,opt = get_model(self.model),self.opt
+    history = History(model)
+    def fold_first(model, state, *args):
+        "Fold, before the first weight is copied"
+        _check_folded(model, state)
+        history.commit(_as_in(model, state))
+    hook = model.register_load_state_dict_pre_hook(fold_first)
+    self.opt = None # it has the parameters of BatchNorms that go
+    try:
+        with history.all_or_nothing(): self.load(file, **kwargs)
+    except BaseException:
+        self.opt = opt
+        raise
+    finally: hook.remove()
+    return self
+
 # %% ../nbs/16_learner.ipynb #79922b83
+def _check_options(kwargs):
+    "TypeError or FoldError for what `fold_bn` does not take"
+    params = inspect.signature(Learner.fold_bn).parameters.values()
+    names = [p.name for p in params if p.kind!=p.VAR_POSITIONAL and p.name!='self']
+    for name in kwargs:
+        if name in names: continue
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(f'`{o}`' for o in names)}"
+        raise TypeError(f"BNFoldCallback takes the options of `fold_bn`, and `{name}` is none: {hint}")
+    check_also(kwargs.get('also'))
+    check_dl(kwargs.get('dl'))
+
 class BNFoldCallback(Callback):
-    "Fold when a fit ends; a fit that is cancelled or fails folds nothing. The report is in `report`"
+    "Fold when a fit ends, unless it was cancelled or failed; then the report is in `learn.bn_fold.report`"
     order,run_valid = 100,False # after `SaveModelCallback`, which loads the best weights when the fit ends
     def __init__(self,
-        **kwargs # Passed to `fold_bn`, such as `validate=True` or `keep='head.*'`
-    ): self.kwargs,self.report,self.trained,self.hold = kwargs,None,False,False
+        **kwargs # Options of `fold_bn`, such as `validate=True` or `keep='head.*'`
+    ):
+        _check_options(kwargs)
+        self.kwargs,self.report,self.trained,self.hold = kwargs,None,False,False
 
     def before_fit(self):
-        "`validate` comes by here too, and trains nothing"
+        "Check what `keep` names. `validate` passes here too, and trains nothing"
         self.trained = False
+        if 'keep' in self.kwargs and _flag(self.learn.model) is None:
+            kept_paths(self.learn.model, self.kwargs['keep'] or ())
 
     def before_train(self):
         "An epoch of training begins"
         self.trained = True
 
     def after_cancel_fit(self):
-        "Early stopping is an end like any other; every other cancellation is not"
+        "Early stopping ends a fit well; any other cancellation does not"
         early = [cb for cb in self.learn.cbs if isinstance(cb, EarlyStoppingCallback)]
         self.trained = self.trained and any(cb.wait>=cb.patience for cb in early)
 
@@ -286,9 +411,11 @@ class BNFoldCallback(Callback):
         if self.trained and not self.hold: self.fold(self.learn)
 
     def fold(self, learn):
-        "Fold, and say in one line what was folded"
+        "Fold, and print one line"
         self.trained = False
         self.report = learn.fold_bn(**self.kwargs)
+        if _state(learn): _state(learn).by = type(self).__name__
+        learn._folded_by = self
         learn.logger(self.report.title)
 
     def __reduce__(self): return Callback,()
@@ -298,9 +425,20 @@ class BNFoldCallback(Callback):
         return new
 
 # %% ../nbs/16_learner.ipynb #b398d02a
+def _findable(learn):
+    "Let the callback that has just folded be found as `learn.bn_fold`"
+    cb = vars(learn).pop('_folded_by', None)
+    if cb is not None: setattr(learn, cb.name, cb)
+
+@contextmanager
+def _stays_findable(learn, kwargs):
+    "A callback that folds meanwhile can be found afterwards"
+    yield
+    _findable(learn)
+
 @contextmanager
 def _folds_at_its_end(learn, kwargs):
-    "The callbacks of a method that fits several times fold only when it is done"
+    "Fold once a method that fits several times is done"
     cbs = [cb for cb in L(kwargs.get('cbs'))+learn.cbs if isinstance(cb, BNFoldCallback)]
     for cb in cbs: cb.hold = True
     try: yield
@@ -308,24 +446,76 @@ def _folds_at_its_end(learn, kwargs):
         for cb in cbs: cb.hold = False
     for cb in cbs:
         if cb.trained: cb.fold(learn)
+    _findable(learn)
 
+_within(Learner, 'fit', _stays_findable)
 _within(Learner, 'fine_tune', _folds_at_its_end)
 
+# %% ../nbs/16_learner.ipynb #16f01d08
+def _is_stale(opt, model):
+    "Does the optimizer have parameters that are not in the model any more?"
+    ours = {id(p) for p in model.parameters()}
+    return any(id(p) not in ours for params in getattr(opt, 'param_lists', ()) for p in params)
+
+@contextmanager
+def _optimizer_aside(learn, kwargs):
+    "Put a stale optimizer aside; after an error the Learner is as it was"
+    opt,dls = learn.opt,learn.dls
+    stale = _is_stale(opt, learn.model)
+    if stale: learn.opt = None
+    try: yield
+    except BaseException:
+        learn.opt,learn.dls = opt,dls
+        raise
+    if stale: learn.opt = opt
+
+_within(Learner, 'export', _optimizer_aside)
+
+# %% ../nbs/16_learner.ipynb #16f01d0b
+class _DropoutIsOff(Callback):
+    "Warn if a dropout that a map moved past is on"
+    def __init__(self,
+        dropouts:dict # From `dropouts_passed`
+    ): self.dropouts,self.warned = dropouts,False
+
+    def before_batch(self):
+        "The callbacks have set the modes by now"
+        mods = dict(get_model(self.model).named_modules())
+        on = {path:bns for path,bns in self.dropouts.items() if path in mods and mods[path].training}
+        if not on or self.warned: return
+        self.warned = True
+        where = ', '.join(f'`{path}`' for path in on)
+        what = f"dropout is on in {where}, and folding moved scales and shifts past it"
+        so = "these predictions do not spread as those of the unfolded model"
+        warnings.warn(f"{what}: {so}. To predict with dropout on, {dropout_words(on)}")
+
+@contextmanager
+def _warns_of_dropout(learn, kwargs):
+    "Look whether dropouts are on while predicting"
+    st = _state(learn)
+    if not st or not st.dropouts: yield
+    else:
+        with learn.added_cbs(_DropoutIsOff(st.dropouts)): yield
+
+_within(Learner, 'get_preds', _warns_of_dropout)
+
 # %% ../nbs/16_learner.ipynb #ac2074d0
+def _annotation(anno): return inspect.formatannotation(anno).removeprefix('typing.')
+
 def documented(f):
     "Write the docments of `f` into its docstring, once"
     doc = f.__doc__ or ''
     if '\nParameters\n' in doc: return f
-    kind = lambda anno: inspect.formatannotation(anno).removeprefix('typing.')
     dms = docments(f, full=True, args_kwargs=True)
     result = dms.pop('return', None)
     told = [(name, o) for name,o in dms.items() if o.docment and o.anno is not inspect.Parameter.empty]
-    params = [f"{name} : {kind(o.anno)}\n    {o.docment}" for name,o in told]
+    params = [f"{name} : {_annotation(o.anno)}\n    {o.docment}" for name,o in told]
     parts = [doc, 'Parameters\n----------\n'+'\n'.join(params)] if params else [doc]
-    if result and result.docment: parts.append(f'Returns\n-------\n{kind(result.anno)}\n    {result.docment}')
+    if result and result.docment: parts.append(f'Returns\n-------\n{_annotation(result.anno)}\n    {result.docment}')
     f.__doc__ = '\n\n'.join(parts)
     return f
 
 # %% ../nbs/16_learner.ipynb #0b902f92
-for _f in (Learner.fold_plan, Learner.fold_bn, Learner.unfold_bn, BNFolder.plan, BNFolder.fold, BNFolder.unfold, bench):
-    documented(_f)
+_verbs = (Learner.fold_plan, Learner.fold_bn, Learner.unfold_bn, Learner.folded, Learner.load_folded,
+          BNFolder.plan, BNFolder.fold, BNFolder.folding, BNFolder.unfold, bench)
+for _f in _verbs: documented(_f)

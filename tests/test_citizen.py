@@ -1,5 +1,5 @@
 "A folded Learner is a Learner: what fastai's verbs give before the fold they give after it, and training goes on after `unfold_bn()`."
-import gc, pickle, weakref
+import gc, pickle, warnings, weakref
 from copy import deepcopy
 
 import matplotlib
@@ -10,10 +10,11 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from fastai.basics import (AvgMetric, Callback, CancelFitException, Interpretation, L, Learner, accuracy, load_learner,
                            noop, tensor, to_device)
+from fastai.callback.preds import MCDropoutCallback
 from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai_bnfold.all import *
-from fastai_bnfold.plan import make_plan
+from fastai_bnfold.looks import make_plan
 from learners import item, kinds, learner_state, losses, odd_scales, opt_bits, outputs, quiet, seeded, trained
 from models import bits, bn_layers, changed, leaves, rel_err, snapshot
 
@@ -195,13 +196,10 @@ def test_training_stops_in_another_learner(verb, tmp_path):
     a.export('folded.pkl')
     b, c = Learner(a.dls, a.model, loss_func=a.loss_func), load_learner(tmp_path/'folded.pkl')
     args = dict(lr_find=[], fit_sgdr=[1, 1]).get(verb, [1])
-    said = []
-    for learn in (a, b, c):
-        with pytest.raises(FoldError, match=r'unfold_bn\(\)') as e: getattr(learn, verb)(*args)
-        said.append(str(e.value))
-    assert len(set(said)) == 1
+    with pytest.raises(FoldError, match=r'Call `learn.unfold_bn\(\)` first'): getattr(a, verb)(*args)
     for learn in (b, c):
-        with pytest.raises(FoldError, match='folded in another Learner'): learn.unfold_bn()
+        with pytest.raises(FoldError, match=r'Unfold it where it was folded .*has not|does not carry the unfolded weights'): getattr(learn, verb)(*args)
+        with pytest.raises(FoldError, match='another Learner did, unfold it there'): learn.unfold_bn()
 
 def test_training_in_another_learner_on_purpose(tmp_path):
     "Either Learner may say so; unfolded, the model trains anywhere"
@@ -218,9 +216,18 @@ def test_training_in_another_learner_on_purpose(tmp_path):
 
 def test_folding_twice_says_so(tmp_path):
     learn = folded('vision', tmp_path)
-    assert learn.fold_bn().title.startswith('folded already (`unfold_bn()` takes it back)')
+    assert learn.fold_bn().title.startswith('already folded (`unfold_bn()` restores the unfolded model)')
     learn.unfold_bn()
     assert not learn.fold_bn().already
+    learn.unfold_bn().fold_bn(undo=False)
+    assert learn.fold_bn().title.startswith('already folded; ')
+
+def test_a_loaded_export_is_folded_for_good(tmp_path):
+    learn = folded('vision', tmp_path)
+    x = learn.dls.one_batch()[0]
+    learn.export('e.pkl')
+    report = load_learner(tmp_path/'e.pkl').fold_bn(x)
+    assert report.already and 'unfold_bn' not in report.title and not report.to_dict()['bn_before']
 
 @pytest.mark.xfail(strict=False, reason='the memory format is taken for training, so far')
 def test_unfolding_after_channels_last(tmp_path):
@@ -244,6 +251,87 @@ def test_trainable_after_a_fold(tmp_path):
     learn.fit(1)
     with pytest.raises(FoldError, match='force=True'): learn.unfold_bn()
     assert len(bn_layers(learn.unfold_bn(force=True).model)) > 0
+
+# ---------------------------------------------------------------- for a while
+@pytest.mark.parametrize('kind', kinds)
+def test_folded_for_a_while(kind, tmp_path):
+    learn = trained(kind, tmp_path)
+    before, n = outputs(learn), len(bn_layers(learn.model))
+    s = learner_state(learn)
+    with learn.folded(validate=True) as report: assert report.valid and len(bn_layers(learn.model)) == report.bn_after < n
+    assert not changed(s, learner_state(learn))
+    with learn.folded(): assert rel_err([before], [outputs(learn)]) < CLOSE
+    assert len(bn_layers(learn.model)) == n and torch.equal(before, outputs(learn))
+
+@pytest.mark.parametrize('exc', [ValueError, KeyboardInterrupt], ids=lambda o: o.__name__)
+def test_unfolded_after_an_error(exc, tmp_path):
+    learn = trained('vision', tmp_path)
+    s = snapshot(learn.model)
+    with pytest.raises(exc):
+        with learn.folded(): raise exc('inside')
+    assert not changed(s, snapshot(learn.model)) and not hasattr(learn, '_bn_folded')
+    with pytest.raises(FoldError, match='undo=False'):
+        with learn.folded(undo=False): pass
+    assert not changed(s, snapshot(learn.model))
+
+def test_unfolded_though_weights_were_changed(tmp_path):
+    "Whatever happens inside: the unfolded weights are kept elsewhere"
+    learn = trained('vision', tmp_path)
+    w = weights(learn)
+    with learn.folded(trainable=True): learn.fit(1)
+    assert weights(learn) == w and len(bn_layers(learn.model)) == 11
+    with learn.folded(): learn.unfold_bn()
+    assert len(bn_layers(learn.model)) == 11
+
+def test_folded_inside_a_fold(tmp_path):
+    "A fold from before stays"
+    learn = folded('vision', tmp_path)
+    with learn.folded() as report: assert report.already
+    assert not bn_layers(learn.model) and len(bn_layers(learn.unfold_bn().model)) == 11
+
+# ---------------------------------------------------------------- dropout that is on
+@pytest.mark.parametrize('kind, there', [('vision', ('1.3', '1.7')), ('tabular', ()), ('text', ('1.layers.1', '1.layers.5'))], ids=lambda o: o if isinstance(o, str) else '')
+def test_dropout_is_noted(kind, there, tmp_path):
+    "Exactly the dropouts that a map moved past, in plan and report"
+    learn = trained(kind, tmp_path)
+    plan = learn.fold_plan()
+    passed = [p for p in plan.through_dropout if isinstance(learn.model.get_submodule(p), nn.Dropout)]
+    assert tuple(passed) == there or kind == 'text' and set(passed) <= {n for n, m in learn.model.named_modules() if isinstance(m, nn.Dropout)}
+    notes = [o for o in learn.fold_bn().notes() if 'dropout' in o]
+    assert len(notes) == bool(plan.through_dropout)
+    for o in plan.through_dropout: assert f'`{o}`' in notes[0] and 'keep=' in notes[0]
+
+def preds_said(learn, **kw):
+    "Warnings of `get_preds`"
+    with warnings.catch_warnings(record=True) as got:
+        warnings.simplefilter('always')
+        learn.get_preds(**kw)
+    return [str(o.message) for o in got if 'dropout' in str(o.message)]
+
+def test_predicting_with_dropout_on_warns(tmp_path):
+    learn = trained('vision', tmp_path)
+    assert preds_said(learn, cbs=MCDropoutCallback()) == []
+    learn.fold_bn()
+    assert preds_said(learn) == []
+    said, = preds_said(learn, cbs=MCDropoutCallback())
+    assert '`1.3`' in said and "keep=['1.2', '1.6']" in said
+    learn.add_cb(MCDropoutCallback())
+    assert len(preds_said(learn)) == 1
+    learn.unfold_bn()
+    assert preds_said(learn) == []
+
+def test_dropout_that_no_map_passed(tmp_path):
+    "With the BatchNorms of the head kept the spread is the unfolded model's, and nothing is said"
+    learn = trained('vision', tmp_path)
+    def spread():
+        seeded(3)
+        return torch.stack([learn.get_preds(act=noop, cbs=MCDropoutCallback())[0] for _ in range(20)]).std(0)
+    was = spread()
+    with learn.folded(keep=['1.2', '1.6']) as report:  # as the note says
+        assert report.plan.folded
+        assert not report.plan.through_dropout and preds_said(learn, cbs=MCDropoutCallback()) == []
+        assert rel_err([was], [spread()]) < 1e-3
+    with learn.folded(): assert rel_err([was], [spread()]) > 1e-2
 
 # ---------------------------------------------------------------- training goes on
 @pytest.mark.parametrize('kind', kinds)
@@ -330,7 +418,7 @@ def test_progress(tmp_path, capsys):
     with learn.no_logging(): assert 'loss and metrics' not in said(validate=True)
     with learn.no_bar(): assert said(validate=True, timeit=True) == ''
 
-@pytest.mark.parametrize('f', [Learner.fold_plan, Learner.fold_bn, Learner.unfold_bn, BNFolder.fold, BNFolder.unfold], ids=lambda f: f.__qualname__)
+@pytest.mark.parametrize('f', [Learner.fold_plan, Learner.fold_bn, Learner.unfold_bn, Learner.folded, Learner.load_folded, BNFolder.fold, BNFolder.unfold], ids=lambda f: f.__qualname__)
 def test_help_tells_each_parameter(f):
     import inspect
     names = [n for n, p in inspect.signature(f).parameters.items() if n != 'self' and p.annotation is not p.empty]
@@ -348,7 +436,52 @@ def test_options_reach_the_folder(tmp_path, monkeypatch):
     learn.fit(1, cbs=BNFoldCallback(keep=[nn.BatchNorm1d], also=[(x,)]))
     assert got[0][0] == [nn.BatchNorm1d] and got[0][1][0][0] is x
 
+@pytest.mark.parametrize('kw, says', [(dict(also=5), "also= takes a list of batches, got int '5'"), (dict(also=torch.zeros(2, 3, 32, 32)), r'got a tensor of shape \(2, 3, 32, 32\): pass `also=\[x\]`'),
+                                      (dict(dl=['a.png', 'b.png']), 'dl= takes a DataLoader, got a list of 2'), (dict(keep='haed'), "keep='haed' names no module")])
+def test_wrong_arguments(kw, says, tmp_path):
+    learn = trained('vision', tmp_path)
+    s = learner_state(learn)
+    for verb in (learn.fold_plan, learn.fold_bn, lambda **kw: learn.fold_bn(validate=True, **kw) if 'keep' not in kw else learn.fold_bn(**kw)):
+        with pytest.raises(FoldError, match=says): verb(**kw)
+    assert not changed(s, learner_state(learn))
+
+@pytest.mark.parametrize('of, says', [(lambda x: x[0], r'got one item of shape \(3, 32, 32\), without a batch axis: pass `x\[None\]`'), (lambda x: (x*9).byte(), 'the batch is uint8: pass `x.float\\(\\)/255`'),
+                                      (lambda x: x[:0], r'the batch is empty, with shape \(0, 3, 32, 32\)')], ids=['item', 'uint8', 'empty'])
+def test_batches_that_are_none(of, says, tmp_path):
+    learn = trained('vision', tmp_path)
+    x = learn.dls.valid.one_batch()[0]
+    s = learner_state(learn)
+    with pytest.raises(FoldError, match=says): learn.fold_bn(of(x.as_subclass(torch.Tensor)))
+    assert not changed(s, learner_state(learn))
+
 # ---------------------------------------------------------------- BNFoldCallback
+@pytest.mark.parametrize('kw, exc, says', [(dict(validat=True), TypeError, 'did you mean `validate`'), (dict(also=5), FoldError, 'also='), (dict(dl=['a.png']), FoldError, 'dl=')])
+def test_callback_checks_its_options(kw, exc, says):
+    with pytest.raises(exc, match=says): BNFoldCallback(**kw)
+
+def test_callback_checks_keep_before_the_fit(tmp_path):
+    learn = trained('vision', tmp_path)
+    w = weights(learn)
+    with pytest.raises(FoldError, match="keep='haed' names no module"): learn.fit(3, cbs=BNFoldCallback(keep='haed'))
+    assert weights(learn) == w
+    learn.fit(1, cbs=BNFoldCallback(keep=nn.BatchNorm1d))
+    assert {type(m) for m in bn_layers(learn.model).values()} == {nn.BatchNorm1d}
+    learn.validate()
+
+@pytest.mark.parametrize('verb', ['fit', 'fit_one_cycle', 'fine_tune'])
+@pytest.mark.parametrize('cb', [lambda: BNFoldCallback(), lambda: BNFoldCallback], ids=['made', 'class'])
+def test_callback_stays_findable(cb, verb, tmp_path):
+    if verb == 'fine_tune' and isinstance(cb(), type): pytest.skip('fastai makes one for each of the two fits')
+    learn = trained('vision', tmp_path)
+    getattr(learn, verb)(1, cbs=cb())
+    assert learn.bn_fold.report.bn_before == 11 and learn.bn_fold not in learn.cbs and not hasattr(learn, '_folded_by')
+    with pytest.raises(FoldError, match=r'folded \(BNFoldCallback did that when the last fit ended\)'): learn.fit(1)
+    learn.export('e.pkl')
+    assert b'fastai_bnfold' not in (tmp_path/'e.pkl').read_bytes()
+    learn.unfold_bn().fit(1)
+    learn.fold_bn()
+    with pytest.raises(FoldError, match='this Learner is folded:'): learn.fit(1)
+
 class Breaks(Callback):
     "Raises in a batch of an epoch"
     def __init__(self, exc, epoch=0): self.exc, self.at = exc, epoch
@@ -449,8 +582,61 @@ def test_mismatched_checkpoint(way, kind, strict, tmp_path):
     (b if way == 'unfolded into folded' else a).fold_bn()
     a.save('w')
     s = snapshot(b.model)
-    with pytest.raises(FoldError, match=r'unfold_bn\(\)' if way == 'unfolded into folded' else r'fold_bn\(\)'): b.load('w', strict=strict)
+    with pytest.raises(FoldError, match=r'unfold_bn\(\)' if way == 'unfolded into folded' else r'load_folded\(file\)'): b.load('w', strict=strict)
     assert not changed(s, snapshot(b.model))
+
+@pytest.mark.parametrize('kind', kinds)
+def test_folded_weights_load_into_a_fresh_learner(kind, tmp_path):
+    "One that was never trained, whose own fold might differ"
+    a, b = folded(kind, tmp_path/'a'), quiet(kinds[kind](tmp_path/'b'))
+    want = outputs(a)
+    a.save('folded')
+    b.load_folded(a.path/'models/folded')
+    assert len(bn_layers(b.model)) == len(bn_layers(a.model)) and torch.equal(want, outputs(b))
+    with pytest.raises(FoldError, match='has no unfolded weights'): b.unfold_bn()
+    with pytest.raises(FoldError, match='does not carry the unfolded weights'): b.fit(1)
+    with pytest.raises(FoldError, match=r'call `learn.load\(file\)`'): b.load_folded(a.path/'models/folded')
+    b.export('e.pkl')
+    assert b'fastai_bnfold' not in (tmp_path/'b/e.pkl').read_bytes()
+
+def test_a_layer_that_was_kept_stays(tmp_path):
+    a, b = folded('vision', tmp_path, keep=['1.*', '0.0.*']), quiet(kinds['vision'](tmp_path))
+    assert bn_layers(a.model)
+    a.save('folded')
+    b.load_folded('folded')
+    assert list(bn_layers(a.model)) == list(bn_layers(b.model)) and torch.equal(outputs(a), outputs(b))
+
+@pytest.mark.parametrize('what', ['unfolded', 'other', 'shape', 'disk'])
+def test_checkpoint_that_is_not_this_model_folded(what, tmp_path, monkeypatch):
+    "Nothing is changed, neither weights nor optimizer"
+    a, b = trained('vision', tmp_path/'a'), trained('vision', tmp_path/'b', epochs=2)
+    if what == 'other': a = trained('tabular', tmp_path/'c')
+    if what == 'shape': a.model[1][-1] = nn.Linear(a.model[1][-1].in_features, 5, bias=False)
+    if what == 'unfolded': a.save('w')
+    else:
+        a.fold_bn()
+        a.save('w')
+    s, opt = snapshot(b.model), b.opt
+    def full(*args, **kw): raise OSError('unreadable')
+    if what == 'disk': monkeypatch.setattr(torch, 'load', full)
+    says = dict(unfolded=r'call `learn.load\(file\)`', other='they differ in', shape=r'they differ in `1.8.weight`', disk='unreadable')[what]
+    with pytest.raises(OSError if what == 'disk' else FoldError, match=says): b.load_folded(a.path/'models/w')
+    assert not changed(s, snapshot(b.model)) and b.opt is opt
+
+def test_loading_that_breaks_off(tmp_path, monkeypatch):
+    "After the layers went, before the weights are copied: they come back, and so does the optimizer"
+    a, b = folded('vision', tmp_path/'a'), trained('vision', tmp_path/'b', epochs=2)
+    a.save('w')
+    s, opt = snapshot(b.model), b.opt
+    def stops(self, *args, **kw): raise KeyboardInterrupt
+    monkeypatch.setattr(nn.Conv2d, '_load_from_state_dict', stops)
+    with pytest.raises(KeyboardInterrupt): b.load_folded(a.path/'models/w')
+    assert not changed(s, snapshot(b.model)) and b.opt is opt
+
+def test_the_message_names_the_verb(tmp_path):
+    a, b = folded('vision', tmp_path), trained('vision', tmp_path)
+    a.save('w')
+    with pytest.raises(FoldError, match=r'call `learn.load_folded\(file\)`'): b.load('w')
 
 def test_checkpoint_of_another_architecture(tmp_path):
     "Nothing is folded here: torch's own message is the right one"

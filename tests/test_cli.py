@@ -1,5 +1,5 @@
 "The command line: every kind of export, what it writes and what it leaves alone, and how each error ends."
-import os, shutil, subprocess, sys, time, types, warnings
+import json, os, shutil, subprocess, sys, time, types, warnings
 from functools import partial
 from pathlib import Path
 import pytest, torch
@@ -90,6 +90,54 @@ def test_csv_file(here): assert call("tabular.pkl", items=["rows.csv", *given["t
 
 def test_many_items(here): assert call("vision.pkl", items=given["vision"]*10) == DONE
 
+def test_items_of_a_pattern(here, capsys):
+    "As the shell passes `--item pics/*/*.png`, behind the model and before it"
+    names = sorted(map(str, Path("pics").glob("*/*.png")))
+    assert len(names) > 4 and bnfold(["vision.pkl", "--item", *names]) == DONE
+    assert bnfold(["--item", *names, "vision.pkl", "--force"]) == DONE
+    capsys.readouterr()
+    fails(capsys, contents(), USAGE, bnfold(["vision.pkl", "--force", "--item", *names, "pics/none.png"]), "'pics/none.png': no such file")
+
+@pytest.mark.parametrize("args", [[], ["--plan"], ["--onnx", "--timeit"]], ids=lambda o: " ".join(o) or "fold")
+def test_json(here, capsys, monkeypatch, args):
+    "Nothing but JSON on the standard output"
+    monkeypatch.setattr(learner, "bench", partial(learner.bench, n=6))
+    assert call("vision.pkl", "--json", *args) == DONE
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["model"] == "vision.pkl" and "loading" in err
+    if "--plan" in args: assert found["wrote"] is None and found["folded"] == 11 and len(found["entries"]) == 11
+    else: assert found["wrote"]["bytes"] == Path(found["wrote"]["path"]).stat().st_size
+    if "--onnx" in args: assert found["items"] == 1 and found["times"]["models"]
+    if not args: assert found["bn_before"] == 11 and found["bn_after"] == 0 and found["plan"]["folded"] == 11
+
+def test_json_of_a_folded_export(here, capsys):
+    assert call("vision.pkl") == DONE
+    capsys.readouterr()
+    assert call("vision_folded.pkl", "--json") == DONE
+    assert json.loads(capsys.readouterr().out)["wrote"] is None
+
+def test_standard_output_is_the_report_alone(here, capsys, monkeypatch):
+    "Bars, lines of fastai and whatever a library prints go to the error output; the export logs as before"
+    from fastai.callback.progress import ProgressCallback
+    monkeypatch.setattr(learner, "bench", partial(learner.bench, n=6))
+    learn = loaded("vision.pkl")
+    learn.add_cb(ProgressCallback())
+    learn.logger = print
+    learn.export(here/"loud.pkl")
+    fold_bn = Learner.fold_bn
+    def noisy(self, *args, **kwargs):
+        print("a library talks")
+        learner._say(self, "fastai talks")
+        self.get_preds(dl=kwargs["dl"])  # with a bar
+        return fold_bn(self, *args, **kwargs)
+    monkeypatch.setattr(Learner, "fold_bn", noisy)
+    assert call("loud.pkl", "--timeit") == DONE
+    out, err = capsys.readouterr()
+    assert out.startswith("11 of 11 BatchNorm layers fold") and "talks" not in out and "one item, ms" in out
+    assert "a library talks" in err and "fastai talks" not in err and "%" in err
+    assert loaded("loud_folded.pkl").logger is print
+
 def test_out_force_and_times(here, capsys, monkeypatch):
     monkeypatch.setattr(learner, "bench", partial(learner.bench, n=6))
     Path("deep").mkdir()
@@ -102,8 +150,11 @@ def test_out_force_and_times(here, capsys, monkeypatch):
 def test_folded_already(here, capsys):
     assert call("vision.pkl") == DONE
     before = contents()
+    capsys.readouterr()
     assert call("vision_folded.pkl") == DONE
-    assert "vision_folded.pkl is folded already; nothing was written" in capsys.readouterr().out and contents() == before
+    out = capsys.readouterr().out
+    assert "vision_folded.pkl is already folded; nothing was written" in out and contents() == before
+    assert "unfold_bn" not in out  # an export has no way back
     assert call("vision_folded.pkl", "--out", "here.pkl") == DONE and isinstance(loaded("here.pkl"), Learner)
 
 def test_nothing_to_fold(here, capsys):
@@ -157,6 +208,21 @@ def test_keep_is_passed_on(here, capsys, monkeypatch, verb, args):
     assert call("vision.pkl", *args, "--keep", "0.*", "--keep", "1.2") == REFUSED and call("vision.pkl", *args) == REFUSED
     assert seen[0]["keep"] == ["0.*", "1.2"] and "keep" not in seen[1]
 
+@pytest.mark.parametrize("args", [[], ["--plan"], ["--onnx"], ["--engines"]], ids=lambda o: " ".join(o) or "fold")
+def test_keep_that_names_nothing(here, capsys, args):
+    fails(capsys, contents(), USAGE, call("vision.pkl", *args, "--keep", "0.*", "--keep", "haed"), "--keep='haed' names no module")
+
+@pytest.mark.parametrize("args, want", [([], {}), (["--onnx"], {}), (["--int8"], dict(int8=True)), (["--half", "--onnx"], dict(half=True)),
+                                        (["--int8", "--max-drop", ".02"], dict(int8=True, max_drop=.02))], ids=lambda o: " ".join(o) if isinstance(o, list) else "")
+def test_smaller_files(here, monkeypatch, args, want):
+    "`export_onnx` is told only what was asked for, and calibrates 8 bits on the items"
+    import fastai_bnfold.deploy
+    seen = []
+    def f(self, path, dl=None, timeit=None, say=None, **kw): seen.append(kw); assert kw.pop("calib", dl) is dl; raise learner.FoldError("seen")
+    monkeypatch.setattr(Learner, "export_onnx", f)
+    assert call("vision.pkl", *args) == (REFUSED if args else DONE)
+    assert seen == ([want] if args else [])
+
 def test_version(capsys):
     import fastai_bnfold
     with pytest.raises(SystemExit) as e: bnfold(["--version"])
@@ -190,7 +256,7 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as e: bnfold(["--help"])
     out = capsys.readouterr().out
     assert e.value.code == 0
-    for o in ("--item", "--plan", "--out", "--force", "--timeit", "--keep", "--onnx", "--engines", "--version", "exit codes", "runs code", "column:value", "examples"): assert o in out
+    for o in ("--item", "--plan", "--out", "--force", "--timeit", "--keep", "--onnx", "--engines", "--json", "--int8", "--half", "--max-drop", "--version", "exit codes", "runs code", "column:value", "examples"): assert o in out
 
 def test_help_is_quick():
     "Neither torch nor fastai is imported for it"
@@ -211,6 +277,10 @@ def test_help_is_quick():
     (["vision.pkl", "--item", "a", "--plan", "--out", "b"], ["leave out --out"]),
     (["vision.pkl", "--item", "a", "--plan", "--onnx"], ["leave out --onnx"]),
     (["vision.pkl", "--item", "a", "--engines", "--timeit"], ["leave out --timeit"]),
+    (["vision.pkl", "--item", "a", "--plan", "--int8"], ["leave out --int8"]),
+    (["vision.pkl", "--item", "a", "--int8", "--half"], ["leave out --half"]),
+    (["vision.pkl", "--item", "a", "--max-drop", ".1"], ["--max-drop", "--int8 or --half"]),
+    (["vision.pkl", "--item", "a", "--half", "--max-drop", "x"], ["--max-drop", "--help"]),
     (["vision.pkl", "--item", "a", "--out", "no/b.pkl"], ["no folder no", "--out"]),
     (["vision.pkl", "--item", "a", "--out", "pics"], ["pics is a folder"]),
     (["rows.csv", "--item", "a"], ["rows.csv does not load", "learn.export()"]),

@@ -97,3 +97,45 @@ def test_loaded_export_says_it_cannot_unfold(kind, tmp_path):
     assert len(bn_layers(loaded.model)) == len(bn_layers(learn.model))
     with pytest.raises(FoldError, match='export'): loaded.unfold_bn()
     assert bn_layers(learn.unfold_bn().model)
+
+# ---------------------------------------------------------------- whoever folded it, whatever fails
+def learner_parts(learn): return learn.opt, learn.dls, learn.model, sorted(vars(learn))
+
+@pytest.mark.parametrize('kind', kinds)
+def test_export_of_a_model_that_a_folder_folded(kind, tmp_path):
+    "The optimizer still has the parameters that went: it is put aside, and the unfolded Learner trains on with it"
+    learn = trained(kind, tmp_path)
+    x, opt, dls = item(learn, kind), learn.opt, learn.dls
+    want = learn.predict(x)[-1]
+    folder = BNFolder(learn.model)
+    folder.fold(*[o.as_subclass(torch.Tensor) for o in dls.valid.one_batch()[:dls.n_inp if hasattr(dls, 'n_inp') else 1]])
+    learn.export('e.pkl')
+    assert learn.opt is opt and learn.dls is dls
+    loaded = load_learner(tmp_path/'e.pkl')
+    assert len(bn_layers(loaded.model)) == len(bn_layers(learn.model))
+    torch.testing.assert_close(loaded.predict(x)[-1], want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(FoldError, match='If a `BNFolder`'): learn.unfold_bn()
+    report = learn.fold_bn()
+    assert report.already and 'unfold_bn' not in report.title
+    folder.unfold()
+    learn.fit(1, reset_opt=False)
+    assert learn.opt is opt
+
+@pytest.mark.parametrize('how', ['unfolded', 'folded', 'by a folder'])
+def test_failed_export_leaves_the_learner(how, tmp_path, monkeypatch):
+    learn = trained('vision', tmp_path)
+    if how == 'folded': learn.fold_bn()
+    if how == 'by a folder': BNFolder(learn.model).fold(learn.dls.one_batch()[0])
+    learn.get_preds()
+    learn._end_cleanup()
+    was = learner_parts(learn)
+    def full(*args, **kw): raise OSError('no space left')
+    with monkeypatch.context() as m:
+        m.setattr(torch, 'save', full)
+        with pytest.raises(OSError, match='no space'): learn.export('e.pkl')
+    now = learner_parts(learn)
+    assert all(a is b for a, b in zip(was[:3], now[:3])) and was[3] == now[3]
+    learn.get_preds()
+    learn.export('e.pkl')
+    if how != 'unfolded': assert not bn_layers(load_learner(tmp_path/'e.pkl').model)
+    if how == 'folded': assert len(bn_layers(learn.unfold_bn().model)) == 11

@@ -8,7 +8,7 @@ from torch import nn
 
 import fastai_bnfold
 from fastai.basics import AvgMetric, L, tensor
-from fastai_bnfold import changes as C_, fold as F_, learner as L_, plan as P_, report as R_, trace as T_
+from fastai_bnfold import changes as C_, check as H_, fold as F_, learner as L_, looks as K_, plan as P_, trace as T_
 from fastai_bnfold.all import *
 from learners import learner_state, odd_scales, outputs, trained
 from models import bn_layers, changed, leaves, randomize_bn, rel_err, run, snapshot
@@ -29,9 +29,9 @@ class At:
         if self.count == self.n: raise self.exc('injected')
         return r
 
-STEPS = {'batch': (L_, '_batch'), 'metrics': (L_, '_metrics'), 'copy': (L_, 'twin'), 'times': (L_, 'bench'), 'make_plan': (F_, 'make_plan'), 'statistics': (P_, 'check_statistics'), 'trace': (P_, 'trace'), 'register': (T_, '_register'),
-         'escaped': (T_, '_note_escaped'), 'graph': (P_, 'Graph'), 'decide': (P_, 'decide'), 'changes_for': (F_, 'changes_for'), 'absorb': (C_, 'absorb'), 'round_to': (C_, 'round_to'), 'replacing': (C_, '_replacing'),
-         'n_params': (F_, '_n_params'), 'do': (F_.Change, 'do'), 'check': (F_.BNFolder, '_check'), 'own_copy': (F_, 'own_copy'), 'difference': (F_, 'difference'), 'report': (F_, 'FoldReport'),
+STEPS = {'batch': (L_, '_batch'), 'metrics': (L_, '_metrics'), 'copy': (L_, 'twin'), 'times': (L_, 'bench'), 'make_plan': (F_, 'make_plan'), 'statistics': (K_, 'check_statistics'), 'trace': (K_, 'trace'), 'register': (T_, '_register'),
+         'escaped': (T_, '_note_escaped'), 'graph': (K_, 'Graph'), 'decide': (K_, 'decide'), 'unseen': (F_, 'unseen'), 'changes_for': (F_, 'changes_for'), 'absorb': (C_, 'absorb'), 'round_to': (C_, 'round_to'), 'replacing': (C_, '_replacing'),
+         'n_params': (F_, '_n_params'), 'do': (C_.Change, 'do'), 'check': (F_, 'check_fold'), 'compare': (H_, 'compare'), 'difference': (H_, 'difference'), 'report': (F_, 'FoldReport'),
          'checksums': (F_, 'checksums'), 'kept state': (L_, '_Folded')}
 # a step: (name, which call, after it?)
 POINTS = [(n, 1, after) for n in STEPS for after in (False, True)] + [(n, i, False) for n, i in dict(n_params=2, absorb=2, round_to=3, metrics=2).items()]
@@ -71,14 +71,14 @@ def test_fault_at_each_change(learn, exc):
     s, before = learner_state(learn), outputs(learn)
     s = learner_state(learn)
     with pytest.MonkeyPatch.context() as mp:
-        at = At(mp, F_.Change, 'do', exc, 10**6)
+        at = At(mp, C_.Change, 'do', exc, 10**6)
         learn.fold_bn()
         learn.unfold_bn()
     assert at.count > 4
     for i in range(1, at.count+1):
         for after in (False, True):
             with pytest.MonkeyPatch.context() as mp:
-                At(mp, F_.Change, 'do', exc, i, after)
+                At(mp, C_.Change, 'do', exc, i, after)
                 with pytest.raises(exc, match='injected'): learn.fold_bn()
             assert changed(s, learner_state(learn)) == [], (i, after)
     folds(learn, before)
@@ -108,13 +108,13 @@ def test_fault_in_the_second_look(learn, exc):
     "A model that cannot take another number of items is decided on the one look; no memory and an interrupt are not taken for that"
     s, before = learner_state(learn), outputs(learn)
     s, n = learner_state(learn), [0]
-    trace = P_.trace
+    trace = K_.trace
     def second(*a, **k):
         n[0] += 1
         if n[0] > 1: raise exc('injected')
         return trace(*a, **k)
     with pytest.MonkeyPatch.context() as mp:
-        mp.setattr(P_, 'trace', second)
+        mp.setattr(K_, 'trace', second)
         try: learn.fold_bn()
         except (KeyboardInterrupt, torch.OutOfMemoryError) as e: assert exc is not ValueError and 'injected' in str(e)
         else: assert exc is ValueError
@@ -126,8 +126,8 @@ def test_fault_is_seen(learn, monkeypatch):
     "The control: what the tests above compare by shows one change left undone"
     s = learner_state(learn)
     with pytest.MonkeyPatch.context() as mp:
-        At(mp, F_.Change, 'do', ValueError, 2)
-        mp.setattr(F_.BNFolder, 'rewind', lambda self, n=0: None)
+        At(mp, C_.Change, 'do', ValueError, 2)
+        mp.setattr(F_.History, 'rewind', lambda self, n=0: None)
         with pytest.raises(ValueError): learn.fold_bn()
     assert 'params' in changed(s, learner_state(learn))
     layer, name, p = next((m, n, p) for m in learn.model.modules() for n, p in m._parameters.items() if p is not None and id(p) not in {i for _, i, _ in s['params']})
@@ -155,7 +155,7 @@ def test_interrupt_at_any_line(tmp_path, n=60):
     from torch.nn.modules import module
     learn = trained('tabular', tmp_path)
     before = outputs(learn)
-    for _ in range(2):  # the first fold reads source files too, which later ones know
+    for _ in range(2):  # what the first fold does once is not counted
         with Lines() as l: learn.fold_bn()
         learn.unfold_bn()
     s, hit = learner_state(learn), 0
@@ -309,15 +309,25 @@ def test_channels_last_learner(tmp_path):
 
 @pytest.mark.parametrize('n', [0, 1])
 def test_small_batches(n):
-    "An empty batch shows nothing to check by: refused, or right on another"
+    "An empty batch shows nothing to check by: refused"
     m, other = real_net(), batch(3)
     before, s = run(m, [other]), snapshot(m)
-    r = right_or_refused(m, [batch(n)], 1e-4)
-    if isinstance(r, str): assert n == 0 and not changed(s, snapshot(m))
-    else: assert r.bn_after == 0 and rel_err(before, run(m, [other])) < 1e-4
+    if n == 0:
+        with pytest.raises(FoldError, match=r'the batch is empty, with shape \(0, 3, 8, 8\): pass at least one item'): BNFolder(m).fold(batch(n))
+        assert not changed(s, snapshot(m))
+    else: assert right_or_refused(m, [batch(n)], 1e-4).bn_after == 0 and rel_err(before, run(m, [other])) < 1e-4
 
 def test_no_batch():
     with pytest.raises(FoldError, match='example batch'): BNFolder(real_net()).fold()
+
+@pytest.mark.parametrize('x, says', [(batch()[0], r'got one item of shape \(3, 8, 8\), without a batch axis: pass `x\[None\]`'), (batch().byte(), r'the batch is uint8: pass `x.float\(\)/255`'),
+                                     (batch().long(), r'the batch is int64: pass `x.float\(\)`'), (batch().numpy(), 'got a numpy array'), (torch.zeros(0, 3, 8, 8), 'the batch is empty')], ids=['item', 'uint8', 'int64', 'numpy', 'empty'])
+def test_what_is_no_batch(x, says):
+    m = real_net()
+    s = snapshot(m)
+    for verb in (BNFolder(m).plan, BNFolder(m).fold):
+        with pytest.raises(FoldError, match=says): verb(x)
+    assert not changed(s, snapshot(m))
 
 def test_wrong_batch():
     m = real_net()
