@@ -6,10 +6,9 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/onnxfile.html.md"""
 
 # %% auto #0
 __all__ = ['Deployed', 'activation', 'own_model', 'OnePass', 'reads_texts', 'check_texts', 'in_one_pass', 'raw_batches',
-           'some_data', 'first_line', 'cause', 'write_onnx', 'differing', 'Tolerance', 'check_difference',
-           'best_export']
+           'some_data', 'cause', 'write_onnx', 'differing', 'Tolerance', 'check_difference', 'best_export']
 
-# %% ../nbs/16c_onnxfile.ipynb #6bb4ec53
+# %% ../nbs/16c_onnxfile.ipynb #c66066c8
 import json, sys, traceback
 from dataclasses import dataclass
 from itertools import chain
@@ -22,7 +21,7 @@ from .fold import difference, twin
 from .intake import *
 from .learner import _own_data
 from .ops import tensors_in
-from .runtime import ExportError, OnnxModel, hushed
+from .runtime import ExportError, OnnxModel, first_line, hushed
 
 # %% ../nbs/16c_onnxfile.ipynb #4476b87d
 class Deployed(nn.Module):
@@ -113,18 +112,7 @@ def some_data(
                           "`export_onnx(path, dl=learn.dls.test_dl(items))`")
     return dl.new(shuffle=False, drop_last=False, num_workers=0, **(dict(bs=1) if reads_texts(learn.model) else {}))
 
-# %% ../nbs/16c_onnxfile.ipynb #97599e8d
-def first_line(
-    e:BaseException
-)->str: # Never one that ends in a colon
-    "What an error says, without colours; more lines where the first only announces them"
-    text = re.sub(r'\x1b\[\d*m', '', str(e))
-    said = ''
-    for line in filter(None, map(str.strip, text.splitlines())):
-        said = f'{said} {line}'.strip()
-        if not line.endswith(':'): break
-    return said.rstrip(' :') or 'no message'
-
+# %% ../nbs/16c_onnxfile.ipynb #03ac1db7
 def cause(
     e:BaseException, # Of the exporter
     model:nn.Module # What was exported
