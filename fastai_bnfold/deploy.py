@@ -92,7 +92,7 @@ def measured_file(
 
 def _logs(probs): return tuple(o.clamp(1e-30).log() for o in probs) if isinstance(probs, tuple) else probs.clamp(1e-30).log()
 
-# %% ../nbs/17_deploy.ipynb #01cb714d
+# %% ../nbs/17_deploy.ipynb #94f7fac1
 def _as_validation(ds):
     "Transforms do what they do in validation, inside"
     return ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext()
@@ -111,16 +111,18 @@ def calibration(
     inputs, # Of `inputs_of`
 )->list: # What a caller has in hand, batch by batch; ExportError if there is nothing
     "Data to calibrate on"
-    if isinstance(calib, int) and not isinstance(calib, bool):
+    if not (isinstance(calib, int) or hasattr(calib, '__len__')):
+        raise ExportError(f"calib={calib!r}: give a number of training items, a DataLoader, or a list of items")
+    if isinstance(calib, int):
         if calib<1: raise ExportError(f"calib={calib} calibrates on nothing: give a number of items from 1 up")
         if not len(learn.dls.train):
             raise ExportError("8 bits are calibrated on training data, and this Learner has none (was it loaded from an "
                               "export?): pass `calib=`, a DataLoader or a list of items, such as files")
         raws = spread(learn.dls.train, calib)
     else:
+        if not len(calib): raise ExportError("`calib=` has no items: give some, such as a list of files")
         dl = calib if hasattr(calib, 'after_batch') else learn.dls.test_dl(calib)
         raws = list(dl.new(shuffle=False, drop_last=False, num_workers=0, after_batch=Pipeline()))
-        if not raws: raise ExportError("`calib=` has no items: give some, such as a list of files")
     return [inputs.given(b) for b in raws]
 
 # %% ../nbs/17_deploy.ipynb #5a0c3d35
