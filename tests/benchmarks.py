@@ -179,7 +179,7 @@ def trained_on_digits(name, folder, epochs):
     "A Learner of the article, on scikit-learn's digits; BatchNorms average over the last ten batches, or few epochs would not do"
     from fastai_bnfold.article import find_data, get_dls, new_learner
     make, px, lr = TRAINED[name]
-    learn = new_learner(get_dls(find_data('digits', Path(folder))._replace(size=px), bs=32), make)
+    learn = new_learner(get_dls(find_data('digits', Path(folder))._replace(size=px), bs=64 if px == 32 else 32), make)
     for m in learn.model.modules():
         if isinstance(m, torch.nn.BatchNorm2d): m.momentum = .1
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
