@@ -342,7 +342,7 @@ def test_language_models(tmp_path):
 def test_no_message_ends_in_a_colon(text):
     assert not deploy.cause(ValueError(text), nn.Identity()).rstrip().endswith(':')
 
-@pytest.mark.parametrize('args, says', [(dict(path='x.pt'), 'x.pt is no name of an ONNX file: call it x.onnx'), (dict(path='x.pkl'), 'learn.export'), (dict(int8=True, half=True), 'are two files'),
+@pytest.mark.parametrize('args, says', [(dict(path='x.pt'), 'x.pt is no name for an ONNX file: call it x.onnx'), (dict(path='x.pkl'), 'learn.export'), (dict(int8=True, half=True), 'are two files'),
     (dict(int8=True, max_drop=-.1), 'max_drop=-0.1 is no number from 0 up'), (dict(int8=True, max_drop='1%'), "max_drop='1%'"), (dict(int8=True, calib=0), 'calib=0 calibrates on nothing'), (dict(int8=True, calib=[]), 'has no items'), (dict(int8=True, calib=.5), 'calib=0.5: give a number')])
 def test_bad_requests(made, tmp_path, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
