@@ -167,7 +167,7 @@ def _measure(learn, dl, engine, xb):
         if learn is None or dl is None: return Measure({}, _classes(engine.run(*xb)))
         return measured(learn, lambda *o: run(*plain(o)), dl)
 
-# %% ../nbs/17a_engines.ipynb #33502b20
+# %% ../nbs/17a_engines.ipynb #fa78949d
 @dataclass(repr=False)
 class EngineTimings(Timings):
     "Times of engines, with their sizes and what the validation data says of them"
@@ -230,6 +230,10 @@ class EngineTimings(Timings):
         ax = ax or fig.subplots()
         for i,o in enumerate(self.names): self._mark(ax, o, _HUES[i%len(_HUES)], 'osD^vPX*'[i%8])
         ax.set_xlabel('ms an item'); ax.set_ylabel(self.metric); ax.set_xlim(left=0); ax.margins(y=.15)
+        first = self.figure(next(iter(self.measures)))
+        room = 2*self.max_drop*max(1, abs(first)) # differences that are no matter look like that
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(low, first-room), max(high, first+room))
         ax.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, .5), labelcolor=_INK)
         for side in ('top', 'right'): ax.spines[side].set_visible(False)
         return fig or ax
