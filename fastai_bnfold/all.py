@@ -5,7 +5,8 @@ from .plan import FoldError, FoldEntry, FoldPlan
 from .report import FoldReport
 from .collapse import Collapsed
 from .fold import BNFolder
-from .bench import bench, engines, Timings
+from .bench import bench, Timings
+from .engines import engines
 from .learner import BNFoldCallback
 from .deploy import ExportError, ExportReport
 

@@ -388,7 +388,7 @@ def compare_engines(
 )->tuple: # The times; no file
     "Time the model as it is, folded, and folded in other engines, on one item"
     from copy import deepcopy
-    from fastai_bnfold.bench import engines
+    from fastai_bnfold.engines import engines
     from fastai_bnfold.learner import _batch
     unfolded = deepcopy(learn.model)
     say('folding')

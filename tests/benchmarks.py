@@ -10,7 +10,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch, torchvision
-from fastai_bnfold.bench import _cores, bench, machine, variants
+from fastai_bnfold.bench import _cores, bench, machine
+from fastai_bnfold.variants import variants
 from fastai_bnfold.fold import BNFolder
 from models import fasterai_fold, real
 
@@ -29,10 +30,11 @@ class Settings:
     seeds:int=3
     nets:int=99
     px:int=999
+    epochs:int=10
     device:str='cpu'
 
 
-QUICK = dict(n=6, least=6, seconds=1, minutes=5, reps=2, seeds=1, nets=2, px=64)
+QUICK = dict(n=6, least=6, seconds=1, minutes=5, reps=2, seeds=1, nets=2, px=64, epochs=1)
 
 
 # ---------------------------------------------------------------- the networks
@@ -165,6 +167,55 @@ def after_row(name, q):
 def after(q):
     "What else one can do to a model, on the folded and on the unfolded one"
     for name in list(NETS)[:min(q.nets, 6)]: yield name, partial(after_row, name, q)
+
+
+# ---------------------------------------------------------------- 8 bits
+def timm_net(name):
+    def make(num_classes):
+        import timm
+        return timm.create_model(name, num_classes=num_classes)
+    return make
+
+TRAINED = {  # name: what makes it for a number of classes, pixels of the digits that it is trained on, learning rate
+    'ResNet50': (torchvision.models.resnet50, 32, 1e-3), 'VGG16-BN': (torchvision.models.vgg16_bn, 32, 1e-3),
+    'MobileNetV3-large': (torchvision.models.mobilenet_v3_large, 64, 2e-3), 'EfficientNet-B0': (torchvision.models.efficientnet_b0, 64, 2e-3),
+    'MobileNetV3-large (timm)': (timm_net('mobilenetv3_large_100'), 64, 2e-3), 'EfficientNet-B0 (timm)': (timm_net('efficientnet_b0'), 64, 2e-3),
+    'MobileNetV2': (torchvision.models.mobilenet_v2, 64, 2e-3)}
+
+def trained_on_digits(name, folder, epochs):
+    "A Learner of the article, on scikit-learn's digits; BatchNorms average over the last ten batches, or few epochs would not do"
+    from fastai_bnfold.article import find_data, get_dls, new_learner
+    make, px, lr = TRAINED[name]
+    learn = new_learner(get_dls(find_data('digits', Path(folder))._replace(size=px), bs=64 if px == 32 else 32), make)
+    for m in learn.model.modules():
+        if isinstance(m, torch.nn.BatchNorm2d): m.momentum = .1
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
+    return learn
+
+def int8_row(name, q):
+    "Accuracy by PyTorch, in float32 and in 8 bits; sizes; one image of 224 pixels, in turns, on one thread"
+    from fastai_bnfold.article import in_onnx, one_image
+    from fastai_bnfold.deploy import ExportError
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as d:
+            learn, row = trained_on_digits(name, d, q.epochs), dict(net=name, px=min(224, q.px), batch=1, threads=1)
+            with learn.no_bar(), learn.no_logging():
+                try: r = learn.export_onnx(Path(d)/'m.onnx', int8=True, timeit=False)
+                except ExportError as e: return dict(row, refused=str(e))
+            measures = {k: m.values for k,m in r.reduced.measures.items()}
+            row.update(measures=measures, how=r.reduced.how, tried=r.reduced.tried, left=list(r.reduced.left), size=r.size, float_size=r.reduced.float_size, same=r.top1)
+            x, unfolded = one_image(learn.dls, row['px']), learn.model.eval()
+            folded = copy.deepcopy(unfolded)
+            BNFolder(folded).fold(x)
+            made, left = in_onnx(folded, learn.dls, row['px'])
+            return dict(row, left_out=left, **timed(dict(unfolded=unfolded, folded=folded, **{k: o.run for k,o in made.items()}), x, q, warmup=8))
+    finally: torch.set_num_threads(threads)
+
+def int8(q):
+    "What 8 bits cost and bring, on networks that were trained"
+    for name in list(TRAINED)[:q.nets]: yield name, partial(int8_row, name, q)
 
 
 # ---------------------------------------------------------------- cost of folding
@@ -305,7 +356,7 @@ def gpu(q):
 
 
 # ---------------------------------------------------------------- files
-SECTIONS = dict(speed=speed, after=after, cost=cost, rounding=rounding, gpu=gpu)
+SECTIONS = dict(speed=speed, after=after, int8=int8, cost=cost, rounding=rounding, gpu=gpu)
 SAME = ('cpu', 'cores', 'torch', 'gpu')
 
 class Store:

@@ -159,7 +159,7 @@ def test_whole_run_on_a_folder(tmp_path):
     code, out, err = run("--nets", "tiny", "--data", folder(tmp_path/"d", ["a", "b", "c"]), "--epochs", 1, "--out", tmp_path/"out")
     assert code == 0, err
     assert out.startswith(f"Data: the images in {tmp_path/'d'}") and "3 classes, so parameters differ" in out.splitlines()[0]
-    for o in ("one image, 160 px", "one image, 224 px", "one image, 224 px, ONNX Runtime", "valid_loss", "accuracy", "removed"): assert o in out
+    for o in ("one image, 160 px", "one image, 224 px", "one image, 224 px, ONNX Runtime", "one image, 224 px, ONNX Runtime int8", "accuracy, int8", "valid_loss", "accuracy", "removed"): assert o in out
     assert Image.open(tmp_path/"out/times.png").width > 500
 
 def test_first_line_says_which_data(tmp_path):
@@ -173,7 +173,19 @@ def test_figures_of_a_run(tmp_path):
     (_, l0, l1), (_, a0, a1) = r.report.valid
     assert a0 == a1 and abs(l1/l0 - 1) <= 1e-5 and (r.report.bn_before, r.report.bn_after) == (2, 0)
     assert r.report.params_before - r.report.params_after == 2*8 + 16
-    assert list(r.times) == [32, 224] and all(t.names == ["unfolded", "folded", "ONNX Runtime"] for t in r.times.values())
+    assert list(r.times) == [32, 224] and all(t.names == ["unfolded", "folded", "ONNX Runtime", "ONNX Runtime int8"] for t in r.times.values())
+
+def test_8_bits_are_measured(tmp_path):
+    "On the whole validation data, beside the figures before the fold; calibrated on training images alone"
+    dls = get_dls(find_data("digits", tmp_path, n=300), bs=16)
+    with redirect_stdout(io.StringIO()): r = article.run_net("tiny", tiny_net, dls, 32, epochs=4, rounds=6)
+    rows = {o[0]: o for o in r.rows()}
+    made, _ = article.in_onnx(new_learner(dls, tiny_net).model.eval(), dls, 32)
+    assert rows["accuracy, int8"][1] == rows["accuracy"][1] and rows["accuracy, int8"][2] == f"{r.int8.values['accuracy']:.7g}"
+    assert abs(r.int8.values["accuracy"] - r.report.valid[1][1]) < .05 and r.int8.values["valid_loss"] != r.report.valid[0][1]
+    assert made["ONNX Runtime int8"].size < made["ONNX Runtime"].size
+    train, got = torch.cat([x for x, in article.to_calibrate(dls, 32, 999)]), torch.cat([x for x, in article.to_calibrate(dls, 32, 5)])
+    assert len(got) == 5 and all((train == x).flatten(1).all(1).any() for x in got) and len(train) == len(dls.train_ds)
 
 def test_the_article_stands_beside(tmp_path):
     dls = get_dls(find_data("digits", tmp_path, n=100), bs=16)

@@ -1,13 +1,17 @@
 "What the lesson in nbs/14_bench.ipynb does not show: coverage, faults, a machine without fastai"
 import copy, json, os, random, shutil, subprocess, sys
+from pathlib import Path
 from collections import namedtuple
 
 import pytest, torch
 from torch import nn
 import benchmarks
 from fastai_bnfold import bench as B
-from fastai_bnfold.bench import Timings, bench, machine, paired_ratio, stir_bn, variants, without_bn
+from fastai_bnfold.bench import Timings, bench, machine, paired_ratio
+from fastai_bnfold.variants import stir_bn, variants, without_bn
+from fastai_bnfold import engines as E
 from fastai_bnfold.fold import BNFolder
+from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, accuracy
 
 
 def net():
@@ -144,18 +148,111 @@ class Absent:
         if name.split('.')[0] in ('fastcore', 'fastai', 'matplotlib', 'IPython', 'nbdev'): raise ImportError(f'no {name} here', name=name)
 sys.meta_path.insert(0, Absent())
 import runpy
-runpy.run_module('fastai_bnfold.bench', run_name='__main__')
+runpy.run_module('fastai_bnfold.variants', run_name='__main__')
 '''
 
 
 def test_runs_where_only_torch_is(tmp_path):
-    "`python -m fastai_bnfold.bench` on a machine without fastai, fastcore and matplotlib"
+    "`python -m fastai_bnfold.variants` on a machine without fastai, fastcore and matplotlib"
     (tmp_path/'mine.py').write_text('from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))')
     args = ['--model', 'mine.net', '--shape', '1', '3', '8', '8', '--n', '8', '--json', str(tmp_path/'r.json')]
-    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT, *args], cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(tmp_path)))
+    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT, *args], cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])))
     assert p.returncode == 0, p.stderr
     assert '8 rounds' in p.stdout
     assert {'unfolded', 'torch.fx fuse', 'no BatchNorm'} <= set(Timings.from_json(tmp_path/'r.json').names)
+
+
+def test_bench_imports_nothing_above_it():
+    "It is at the bottom of what times models; folding imports it"
+    lines = Path(B.__file__).read_text().splitlines()
+    assert {l.split()[1] for l in lines if l.lstrip().startswith('from .')} == {'.ops', '.state'}
+    assert not [l for l in lines if 'fastai_bnfold.' in l and 'import' in l]
+
+
+def test_pictures_are_one_opaque_figure():
+    "Not pyplot's, which a notebook would show a second time; and not transparent, which a dark page would show on black"
+    import matplotlib.pyplot as plt
+    r = Timings(dict(a=[1., 2.]*4, b=[2., 3.]*4))
+    fig = r.plot()
+    assert type(fig).__name__ == 'Figure' and fig.get_facecolor()[3] == 1 and plt.get_fignums() == []
+    ax = plt.figure().subplots()
+    assert r.plot(ax) is ax
+    plt.close('all')
+
+
+class Tagged(torch.Tensor):
+    "A class of its own, as fastai's tensors have"
+
+
+def test_tensors_are_unwrapped():
+    seen = []
+    bench(dict(a=lambda x, y: seen.extend((type(x), type(y[0])))), torch.ones(2).as_subclass(Tagged), [torch.ones(2).as_subclass(Tagged)], n=2, warmup=1)
+    assert {*seen} == {torch.Tensor}
+
+
+# ---------------------------------------------------------------- engines
+def learner(n=96, labels=True):
+    "Pictures of two kinds that a small network learns to tell apart"
+    torch.manual_seed(0)
+    xs, ys = torch.rand(n, 3, 16, 16)*.5, torch.arange(n)%2
+    xs[:, 0] += ys[:, None, None]*.4
+    ds = list(zip(xs.unbind(), ys.unbind()))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), stir_bn(nn.BatchNorm2d(8)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    learn = Learner(DataLoaders.from_dsets(ds[:64], ds[64:], bs=16, device='cpu'), net, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(8, 3e-2)
+    return learn
+
+
+FAST = tuple(o for o in E.ENGINES if o != 'torch.compile')
+
+
+def test_engines_of_a_learner_alone():
+    learn = learner()
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with learn.no_bar(), learn.no_logging():
+        own = learn.validate()
+        r = E.engines(learn, kinds=FAST, n=8)
+    assert r.names == list(FAST) == list(r.sizes) == list(r.measures)
+    assert r.figure('eager') == own[1] > .8 and r.metric == 'accuracy'
+    assert r.sizes['ONNX Runtime int8'] < r.sizes['ONNX Runtime'] and r.sizes['folded'] < r.sizes['eager']
+    assert all(len(row) == 7 for row in r.cells()) and 'accuracy' in repr(r) and 'fastest: ' in repr(r)
+    assert all(torch.equal(v, learn.model.state_dict()[k]) for k, v in before.items()) and learn.model[1].__class__ is nn.BatchNorm2d
+
+
+def test_an_engine_that_loses_accuracy_is_not_the_fastest(monkeypatch):
+    learn = learner()
+    monkeypatch.setitem(E.ENGINES, 'guess', lambda o: E.Engine(lambda x: torch.eye(2)[0].expand(len(x), 2), 0, exact=False))
+    with learn.no_bar(), learn.no_logging():
+        r = E.engines(learn, kinds=('eager', 'guess'), n=8)
+        assert r.median('guess') < r.median('eager') and r.fastest == ['eager'] and 'lose more than 0.01 of accuracy: guess' in r.notes[0]
+        assert E.engines(learn, kinds=('eager', 'guess'), max_drop=1., n=8).fastest == ['guess']
+
+
+def test_an_engine_that_answers_otherwise_is_left_out(monkeypatch):
+    monkeypatch.setitem(E.ENGINES, 'wrong', lambda o: E.Engine(lambda x: o.model(x)*1.1, 0))
+    r = E.engines(net().eval(), torch.randn(1, 3, 8, 8), kinds=('eager', 'wrong'), n=6)
+    assert r.names == ['eager'] and 'wrong left out: ValueError: it answers otherwise' in r.notes[1]
+
+
+def test_fastai_tensors_are_unwrapped_for_engines():
+    seen = []
+    class Seen(nn.Module):
+        def forward(self, x): seen.append(type(x)); return x*2
+    E.engines(Seen(), torch.ones(2, 3).as_subclass(Tagged), kinds=('eager',), n=2)
+    assert {*seen} == {torch.Tensor}
+
+
+def test_nothing_left_says_what_was_asked(monkeypatch):
+    def no(o): raise RuntimeError('the compiler said:\n\n  no g++')
+    monkeypatch.setitem(E.ENGINES, 'broken', no)
+    with pytest.raises(ValueError, match=r'none of broken, channels-last can be timed here. broken left out: RuntimeError: the compiler said: no g\+\+. channels-last left out'):
+        E.engines(nn.Linear(2, 2), torch.ones(1, 2), kinds=('broken', 'channels-last'))
+
+
+def test_engines_without_validation_data():
+    "Answers on the batch are compared"
+    r = E.engines(net().eval(), torch.randn(2, 3, 8, 8), kinds=('eager', 'folded'), n=6)
+    assert r.metric == 'same answer' and [row[-1] for row in r.cells()[1:]] == ['100.00%']*2
 
 
 # ---------------------------------------------------------------- the benchmarks' own machinery

@@ -188,7 +188,7 @@ def test_onnx_is_not_installed(here, capsys, monkeypatch):
     fails(capsys, contents(), REFUSED, call("vision.pkl", "--onnx"), "not installed: onnxruntime", "pip install 'fastai-bnfold[onnx]'")
 
 def test_engines(here, capsys, monkeypatch):
-    from fastai_bnfold import bench
+    from fastai_bnfold import engines as bench
     monkeypatch.setattr(bench, "ENGINES", {k: v for k, v in bench.ENGINES.items() if k != "torch.compile"})
     monkeypatch.setitem(bench.engines.__kwdefaults__, "kinds", tuple(bench.ENGINES))
     before = contents()

@@ -4,8 +4,8 @@ from copy import deepcopy
 import numpy as np, pytest, torch
 from pathlib import Path
 from torch import nn
-from fastai.vision.all import (AdaptiveAvgPool, BCEWithLogitsLossFlat, CategoryBlock, ConvLayer, DataBlock, DataLoaders, Flatten, ImageBlock, Learner, MSELossFlat, MultiCategoryBlock, Normalize, PILImage,
-    PILImageBW, RandomSplitter, RegressionBlock, ResBlock, Resize, aug_transforms, imagenet_stats, mkdir, parent_label)
+from fastai.vision.all import (accuracy, AdaptiveAvgPool, BCEWithLogitsLossFlat, CategoryBlock, ConvLayer, CropPad, CrossEntropyLossFlat, DataBlock, DataLoaders, error_rate, Flatten, ImageBlock, Learner, MSELossFlat, MultiCategoryBlock, Normalize, PILImage,
+    PILImageBW, Transform, RandomResizedCrop, RandomSplitter, RegressionBlock, ResBlock, Resize, aug_transforms, imagenet_stats, mkdir, parent_label)
 from fastai.tabular.all import Categorify, FillMissing, Normalize, TabularDataLoaders, tabular_learner
 from fastai.learner import load_learner
 import fastai_bnfold.deploy as deploy
@@ -150,7 +150,7 @@ def test_presizing_and_normalize(tmp_path):
 def test_squished_grey_and_oblong(tmp_path):
     learn = picture_learner(tmp_path, item_tfms=Resize((24, 40), method='squish'), cls='L')
     r = export(learn, tmp_path)
-    assert (r.about['mode'], r.about['size'], r.about['resize']) == ('L', [40, 24], 'squish')
+    assert (r.about['mode'], r.about['size'], [o['how'] for o in r.about['sizing']]) == ('L', [40, 24], ['squish'])
     f = tmp_path/'w.png'
     PILImage.create(np.random.default_rng(3).integers(0, 255, (50, 71, 3), dtype=np.uint8)).save(f)
     assert np.allclose(json.loads(elsewhere(r.code(f), tmp_path).split(' ', 1)[1]), learn.predict(f)[2], atol=1e-5)
@@ -271,3 +271,227 @@ def test_texts_of_one_length(tmp_path):
     x = torch.zeros(2, 5).long(),
     graph = deploy.Deployed(deploy.TensorInputs([], x), nn.Sequential(nn.Embedding(9, 1), nn.Flatten(), nn.Linear(5, 2)).eval(), lambda o: o)
     with pytest.raises(ExportError, match='texts of one length only'): deploy.best_export(graph, x, tmp_path/'m.onnx')
+
+# ---------------------------------------------------------------- the program, to the pixel
+def wide(path):
+    "A picture that is neither square nor of the size of the others"
+    PILImage.create(np.random.default_rng(3).integers(0, 255, (50, 71, 3), dtype=np.uint8)).save(path/'wide.png')
+    return path/'wide.png'
+
+@pytest.mark.parametrize('tfms', [Resize(32, method='pad'), Resize((24, 40), method='pad', pad_mode='zeros'), RandomResizedCrop(32, min_scale=.5),
+    [Resize(40), CropPad(32)], CropPad((48, 40)), Resize(32, method='squish')], ids=['pad', 'zeros', 'random', 'chain', 'crop', 'squish'])
+def test_the_program_sizes_as_predict_does(tmp_path, tfms):
+    learn, file = picture_learner(tmp_path, item_tfms=tfms), wide(tmp_path)
+    r = export(learn, mkdir(tmp_path/'out'))
+    for f in (file, learn.dls.valid.items[0]):
+        said = elsewhere(r.code(f), tmp_path/'out')
+        assert np.allclose(json.loads(said.split(' ', 1)[1]), learn.predict(f)[2], atol=1e-6)
+
+class Mirrored(Transform):
+    order = 2
+    def encodes(self, x:PILImage): return x.transpose(0)
+
+class Darker(Transform):
+    def __init__(self): self.seen = 0
+    def encodes(self, x:PILImage): return PILImage.create(np.asarray(x)//2)
+
+@pytest.mark.parametrize('own', [Mirrored, Darker])
+def test_no_program_for_a_transform_of_ones_own(tmp_path, own):
+    "The file is right; a program that would answer otherwise is not handed out"
+    learn = picture_learner(tmp_path, item_tfms=[Resize(32), own()])
+    r = export(learn, mkdir(tmp_path/'out'))
+    assert r.max_rel_err < 1e-4 and (tmp_path/'out/m.onnx').exists()
+    with pytest.raises(ExportError, match=f"no program for this file: the item transform `{own.__name__}` changes a picture.*file itself is verified"): r.code('x.png')
+
+def test_a_program_that_is_wrong_is_noticed(made, tmp_path, monkeypatch):
+    "It is run, not only written"
+    import fastai_bnfold.program as program
+    monkeypatch.setattr(program, '_CROP', program._CROP)
+    monkeypatch.setitem(program._STEPS, 'crop', program._STEPS['crop'] + 'image = image.transpose(0)\n')
+    with pytest.raises(ExportError, match='no program for this file: the item transform `Resize`'): export(made['vision'], tmp_path).code('x.png')
+
+def test_a_program_that_answers_otherwise_is_noticed(made, tmp_path, monkeypatch):
+    import fastai_bnfold.program as program
+    monkeypatch.setattr(program, '_END', 'answer = session.run(None, feed)[0][0][::-1]\n')
+    with pytest.raises(ExportError, match='it answers otherwise than the file'): export(made['vision'], tmp_path).code('x.png')
+
+def test_a_row_without_a_column(made, tmp_path):
+    with pytest.raises(ExportError, match="the row has no 'age'"): export(made['tabular'], tmp_path).code(table().iloc[3].drop('age'))
+
+# ---------------------------------------------------------------- what cannot be had says so
+@pytest.mark.parametrize('opset', [13, 99, 0])
+def test_an_opset_that_cannot_be_had(made, tmp_path, opset):
+    with pytest.raises(ExportError, match=f'opset={opset} cannot be had.*Give a whole number from 18 to'): export(made['vision'], tmp_path, opset=opset)
+    assert os.listdir(tmp_path) == []
+
+def test_an_opset_that_can_be_had(made, tmp_path):
+    import onnx
+    export(made['vision'], tmp_path, opset=21)
+    assert [o.version for o in onnx.load(tmp_path/'m.onnx').opset_import if not o.domain] == [21]
+
+def test_language_models(tmp_path):
+    from fastai.text.all import AWD_LSTM, awd_lstm_lm_config, get_language_model
+    seeded()
+    ds = [(torch.randint(2, 20, (8,)), torch.randint(2, 20, (8,))) for _ in range(8)]
+    config = {**awd_lstm_lm_config, 'emb_sz': 6, 'n_hid': 8, 'n_layers': 2}
+    learn = quiet(Learner(DataLoaders.from_dsets(ds, ds, bs=2, device='cpu'), get_language_model(AWD_LSTM, 20, config=config), loss_func=CrossEntropyLossFlat()))
+    with pytest.raises(ExportError, match='a language model .AWD_LSTM. cannot be exported.*the classifier can be'): export(learn, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+@pytest.mark.parametrize('text', ['Found conflicts:\n\n  a and b', 'nothing follows:', ':', ''])
+def test_no_message_ends_in_a_colon(text):
+    assert not deploy.cause(ValueError(text), nn.Identity()).rstrip().endswith(':')
+
+@pytest.mark.parametrize('args, says', [(dict(path='x.pt'), 'x.pt is no name for an ONNX file: call it x.onnx'), (dict(path='x.pkl'), 'learn.export'), (dict(int8=True, half=True), 'are two files'),
+    (dict(int8=True, max_drop=-.1), 'max_drop=-0.1 is no number from 0 up'), (dict(int8=True, max_drop='1%'), "max_drop='1%'"), (dict(int8=True, calib=0), 'calib=0 calibrates on nothing'), (dict(int8=True, calib=[]), 'has no items'), (dict(int8=True, calib=.5), 'calib=0.5: give a number')])
+def test_bad_requests(made, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match=says): made['vision'].export_onnx(**args)
+    assert os.listdir(tmp_path) == []
+
+def test_tolerances_are_the_users(made, tmp_path):
+    with pytest.raises(ExportError, match='allowed 1e-12'): export(made['vision'], tmp_path, rtol=1e-12)
+    assert os.listdir(tmp_path) == []
+    assert export(made['vision'], tmp_path, rtol=1e-12, atol=1e-3).max_rel_err < 1e-4
+
+# ---------------------------------------------------------------- 8 bits
+def labelled(learn, f):
+    "Accuracy on all validation data of the answers of `f`, by hand"
+    right = n = 0
+    for b in deploy.raw_batches(deploy.some_data(learn), 99):
+        x, y = b if isinstance(b, tuple) else (None, None)
+        right, n = right + int((f(x.permute(0, 2, 3, 1).contiguous()).argmax(1) == y).sum()), n + len(y)
+    return right/n
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    "A network that tells two kinds of pictures apart"
+    learn = picture_learner(tmp_path_factory.mktemp('pictures'), metrics=[accuracy, error_rate])
+    learn.fit_one_cycle(20, 1e-2)
+    assert float(learn.validate()[1]) > .8
+    return learn
+
+def test_8_bits_are_measured(pictures, tmp_path):
+    before = learner_state(pictures)
+    r = export(pictures, tmp_path, int8=True, max_drop=1.)
+    assert learner_state(pictures) == before and os.listdir(tmp_path) == ['m.onnx']
+    m = r.reduced.measures
+    assert list(m) == ['PyTorch', 'float32', 'int8'] and list(m['int8'].values) == ['valid_loss', 'accuracy', 'error_rate']
+    assert [m['PyTorch'].values[k] for k in ('valid_loss', 'accuracy')] == [pytest.approx(float(o)) for o in pictures.validate()[:2]]
+    assert m['float32'].values['valid_loss'] == pytest.approx(m['PyTorch'].values['valid_loss'], rel=1e-4)
+    assert m['int8'].values['accuracy'] == pytest.approx(labelled(pictures, OnnxModel(tmp_path/'m.onnx')))
+    assert m['int8'].values['valid_loss'] != m['PyTorch'].values['valid_loss']
+    assert r.reduced.judged == 'accuracy' and r.reduced.drop == pytest.approx(m['PyTorch'].values['accuracy'] - m['int8'].values['accuracy'])
+    assert r.size == (tmp_path/'m.onnx').stat().st_size and r.top1 == m['PyTorch'].agreement(m['int8'])
+    for o in ('int8', 'by PyTorch', 'by float32', 'drop of accuracy', 'BatchNorm'): assert o in repr(r)
+
+def test_weights_are_in_8_bits(pictures, tmp_path):
+    import onnx
+    export(pictures, tmp_path, int8=True, max_drop=1.)
+    big = [o for o in onnx.load(tmp_path/'m.onnx').graph.initializer if len(o.dims) > 1 and np.prod(o.dims) > 16]
+    assert big and {o.data_type for o in big} == {onnx.TensorProto.INT8}
+    assert not [n for n in onnx.load(tmp_path/'m.onnx').graph.node if n.op_type == 'BatchNormalization']
+
+def test_the_program_runs_the_8_bits(pictures, tmp_path):
+    "The same lines as for the file in float32"
+    plain, small = (export(pictures, mkdir(tmp_path/k), int8=v, max_drop=1.) for k, v in (('a', False), ('b', True)))
+    f = pictures.dls.valid.items[0]
+    assert plain.code(f) == small.code(f) and {k: v for k, v in plain.about.items()} == small.about
+    there = OnnxModel(tmp_path/'b/m.onnx')
+    x = deploy.raw_batches(pictures.dls.test_dl([f]), 1)[0][0].permute(0, 2, 3, 1).contiguous()
+    assert np.allclose(json.loads(elsewhere(small.code(f), tmp_path/'b').split(' ', 1)[1]), there(x)[0], atol=1e-6)
+
+def test_a_drop_that_is_not_allowed(pictures, tmp_path, monkeypatch):
+    "A quantizer that makes a wrong file of all it is given: no file, and the figures"
+    import fastai_bnfold.quantize as quantize
+    right = quantize.write_int8
+    def wrong(src, path, *args, **kw):
+        import onnx
+        right(src, path, *args, **kw)
+        model = onnx.load(str(path))
+        for o in model.graph.initializer:
+            if list(o.dims) == [2, 8]: o.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(o), o.name))
+        onnx.save(model, str(path))
+    monkeypatch.setattr(quantize, 'write_int8', wrong)
+    (tmp_path/'m.onnx').write_text('old')
+    with pytest.raises(ExportError, match=r'int8 costs too much: accuracy .* by PyTorch, .* by float32, .* by int8 \(.*the best of \d+ settings\), a drop of .* where 0.01 is allowed. Allow it ..max_drop=.*calib=256') as e:
+        export(pictures, tmp_path, int8=True)
+    assert '\n' not in str(e.value) and os.listdir(tmp_path) == ['m.onnx'] and (tmp_path/'m.onnx').read_text() == 'old'
+
+def test_settings_are_tried_in_order(pictures, tmp_path, monkeypatch):
+    "Until one is good enough, and the report says which"
+    import fastai_bnfold.quantize as quantize
+    drops, seen = iter([.5, .4, .3, .2, .001]), []
+    right = deploy._Judge.__call__
+    def call(self, path):
+        m, d = right(self, path), next(drops)
+        self.seen[d] = self.seen[m]
+        return d
+    monkeypatch.setattr(deploy._Judge, '__call__', call)
+    r = export(pictures, tmp_path, int8=True, say=seen.append)
+    assert [o for o, _ in r.reduced.tried] == ['per channel, min-max', 'per channel, entropy', 'per channel, percentile', 'only layers with weights, percentile', r.reduced.how]
+    assert r.reduced.how.startswith('1 of ') and len(r.reduced.left) == 1 and sum('8 bits' in o for o in seen) == 5
+
+def test_calibrated_on_training_data(pictures, tmp_path, monkeypatch):
+    "Never on what it is measured on"
+    given = []
+    right = deploy.Feeds
+    monkeypatch.setattr(deploy, 'Feeds', lambda names, batches, bar=iter: given.extend(x for xs in batches for x in xs[0]) or right(names, batches, bar))
+    export(pictures, tmp_path, int8=True, max_drop=1., calib=4)
+    def of(dl): return [x for b in deploy.raw_batches(dl.new(shuffle=False, drop_last=False), 99) for x in b[0].permute(0, 2, 3, 1)]
+    train, valid = (of(pictures.dls[i]) for i in (0, 1))
+    assert len(given) == 4
+    assert all(any(torch.equal(x, t) for t in train) and not any(torch.equal(x, v) for v in valid) for x in given)
+
+def test_without_training_data(pictures, tmp_path):
+    "A loaded export: it says so, and takes items or a DataLoader; without labels, answers are compared"
+    pictures.export(tmp_path/'m.pkl')
+    loaded, files, out = load_learner(tmp_path/'m.pkl'), list(pictures.dls.valid.items), mkdir(tmp_path/'out')
+    dl = loaded.dls.test_dl(files)
+    with pytest.raises(ExportError, match='calibrated on training data, and this Learner has none.*pass `calib=`'): export(loaded, out, int8=True, dl=dl)
+    assert os.listdir(out) == []
+    for calib in (list(pictures.dls.train.items), pictures.dls.train):
+        r = export(loaded, out, int8=True, dl=dl, calib=calib, max_drop=1.)
+        assert r.reduced.judged == 'same answer' and r.reduced.drop == pytest.approx(1-r.top1)
+
+def test_batchnorms_that_stay_are_listed(pictures, tmp_path):
+    r = export(pictures, tmp_path, int8=True, fold=False, max_drop=1.)
+    assert r.kept == tuple(n for n, m in pictures.model.named_modules() if isinstance(m, nn.BatchNorm2d)) and len(r.kept) > 1
+    assert r.kept[0] in repr(r) and 'BatchNorm left' in repr(r)
+
+@pytest.mark.parametrize('kind', ['tabular', 'unet', 'text'])
+@pytest.mark.parametrize('how', ['int8', 'half'])
+def test_smaller_files_of_every_kind(made, kind, how, tmp_path):
+    r = export(made[kind], tmp_path, max_drop=.3, **{how: True})
+    assert r.reduced.kind == how and r.top1 > .9 and os.listdir(tmp_path) == ['m.onnx']
+    assert r.reduced.how == ('float16, for devices that compute in it' if how == 'half' else 'dynamic' if kind == 'text' else 'per channel, min-max')
+
+def test_half(pictures, tmp_path):
+    plain, r = export(pictures, mkdir(tmp_path/'a')), export(pictures, mkdir(tmp_path/'b'), half=True)
+    assert 1e-5 < r.max_rel_err < 2e-2 and r.allowed == 2e-2 and r.size < plain.size and r.inputs == plain.inputs and r.outputs == plain.outputs
+    with pytest.raises(ExportError, match='allowed 1e-07'): export(pictures, tmp_path, half=True, rtol=1e-7, atol=0)
+
+def test_nothing_to_quantize(tmp_path):
+    seeded()
+    ds = [(torch.randn(6), torch.randn(6)) for _ in range(12)]
+    class Scale(nn.Module):
+        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.ones(6))
+        def forward(self, x): return (x*self.w).relu()
+    learn = quiet(Learner(DataLoaders.from_dsets(ds, ds, bs=4, device='cpu'), Scale(), loss_func=MSELossFlat()))
+    with pytest.raises(ExportError, match='nothing to quantize: the model has no convolution, linear layer or LSTM'): export(learn, tmp_path, int8=True)
+    assert os.listdir(tmp_path) == []
+
+def test_without_metrics_the_loss_decides(tmp_path):
+    learn = picture_learner(tmp_path, RegressionBlock, lambda f: 2.5*(parent_label(f) == 'dog'), n_out=1, loss_func=MSELossFlat())
+    r = export(learn, mkdir(tmp_path/'out'), int8=True, max_drop=10.)
+    a, b = (r.reduced.measures[k].values['valid_loss'] for k in ('PyTorch', 'int8'))
+    assert r.reduced.judged == 'valid_loss' and r.reduced.drop == pytest.approx((b-a)/a)
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError()])
+def test_a_fault_while_quantizing(pictures, tmp_path, monkeypatch, error):
+    import fastai_bnfold.quantize as quantize
+    def fails(src, path, *args, **kw): Path(path).write_bytes(b'half'); raise error
+    monkeypatch.setattr(quantize, 'write_int8', fails)
+    before = learner_state(pictures)
+    with pytest.raises(type(error)): export(pictures, tmp_path, int8=True)
+    assert os.listdir(tmp_path) == [] and learner_state(pictures) == before

@@ -3,7 +3,7 @@ from pathlib import Path
 from nbdev.config import get_config, nbpath2html
 
 nbs = Path(__file__).resolve().parents[1]
-VERBS, RESULTS = ["learner", "report", "cli", "fold", "deploy", "bench", "article"], ["benchmarks", "zoo"]
+VERBS, RESULTS = ["learner", "report", "cli", "fold", "deploy", "engines", "bench", "article"], ["benchmarks", "zoo"]
 
 def groups(
     names:list, # Pages without suffix, such as `learner` and `tutorials/heads`, in the order of their notebooks
