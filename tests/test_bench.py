@@ -1,4 +1,4 @@
-"What the lesson in nbs/14_bench.ipynb does not show: coverage, faults, a machine without fastai"
+"What the lesson in nbs/19_bench.ipynb does not show: coverage, faults, a machine without fastai"
 import copy, json, os, random, shutil, subprocess, sys
 from pathlib import Path
 from collections import namedtuple

@@ -11,9 +11,9 @@ from pages import api, code, private, problems, prose, relink, site, stays, targ
 from sidebar import groups, notebooks, sidebar
 
 @pytest.mark.parametrize("link, folder, want", [
-    ("nbs/09_plan.ipynb", "", "plan.html"),
-    ("09_plan.ipynb#reasons", "", "plan.html#reasons"),
-    ("../09_plan.ipynb", "tutorials", "../plan.html"),
+    ("nbs/11_plan.ipynb", "", "plan.html"),
+    ("11_plan.ipynb#reasons", "", "plan.html#reasons"),
+    ("../11_plan.ipynb", "tutorials", "../plan.html"),
     ("01_heads.ipynb", "tutorials", "heads.html"),
     (site + "learner.html#learner.fold_bn", "", "learner.html#learner.fold_bn"),
     (site + "learner.html#learner.fold_bn", "tutorials", "../learner.html#learner.fold_bn"),
@@ -39,7 +39,7 @@ def test_private_names_have_no_entry_and_no_link():
     assert relink(f"see [`_below`]({site}trace.html#_below) and [`trace`]({site}trace.html#trace)", "") == "see `_below` and [`trace`](trace.html#trace)"
 
 def test_a_link_in_a_link_is_one():
-    assert relink(f"[[`bench`]({site}bench.html#bench)](../14_bench.ipynb)", "tutorials") == "[`bench`](../bench.html)"
+    assert relink(f"[[`bench`]({site}bench.html#bench)](../19_bench.ipynb)", "tutorials") == "[`bench`](../bench.html)"
 
 def test_a_notebook_may_change_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
