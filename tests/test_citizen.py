@@ -229,7 +229,6 @@ def test_a_loaded_export_is_folded_for_good(tmp_path):
     report = load_learner(tmp_path/'e.pkl').fold_bn(x)
     assert report.already and 'unfold_bn' not in report.title and not report.to_dict()['bn_before']
 
-@pytest.mark.xfail(strict=False, reason='the memory format is taken for training, so far')
 def test_unfolding_after_channels_last(tmp_path):
     learn = folded('vision', tmp_path)
     learn.model.to(memory_format=torch.channels_last)
