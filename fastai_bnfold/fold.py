@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 import torch
 from torch import nn, Tensor
-from .accept import check_batch, check_model, explain, fresh_statistics
+from .accept import check_also, check_batch, check_model, explain, fresh_statistics
 from .bench import bench, evaluating
 from .changes import changes_for
 from .check import Compared, Differs, check_fold, difference, explained, run
@@ -189,6 +189,7 @@ def _plan(model, xb, kwargs, **options):
     "A plan, or a FoldError in words"
     check_model(model)
     check_batch(model, xb, kwargs)
+    options['also'] = check_also(options['also'])
     try: return make_plan(model, *xb, inputs=kwargs, **options)
     except (FoldError, *OUT_OF_MEMORY): raise
     except Exception as e: raise explain(model, xb, kwargs, e) from e

@@ -295,6 +295,7 @@ def make_plan(
     unfit.update(odd or {})
     looked = []
     for batch in (Batch(args, inputs or {}), *map(as_batch, also)):
+        batch = batch.map(lambda t: t.as_subclass(torch.Tensor)) # fastai's `TensorImage`, too, is a tensor here
         looked.append((batch,look(model, batch)))
         unlike,rec = look_unlike(model, batch)
         if rec: looked.append((unlike,rec))

@@ -122,6 +122,8 @@ def restorers(o)->list:
     "Functions that together restore what `o` directly holds now"
     if isinstance(o, Tensor): return [] if is_lazy(o) else [partial(_same_memory, o, o.detach())]
     if isinstance(o, torch.Generator): return [partial(o.set_state, o.get_state())]
+    if isinstance(o, random.Random): return [partial(o.setstate, o.getstate())]
+    if isinstance(o, np.random.Generator): return [partial(setattr, o.bit_generator, 'state', o.bit_generator.state)]
     if isinstance(o, (*_leave,tuple)): return []
     if isinstance(o, dict): return [_dict_restorer(o)]
     if isinstance(o, (list,deque,set)): return [partial(_refill, o, list(o))]
