@@ -317,11 +317,16 @@ def _register(model, inputs, tracer):
 def _note_escaped(tracer):
     "Note who holds values after the forward: the caller, or something that keeps them"
     rec = tracer.rec
-    outs = {id(t) for t in tensors_in(rec.out)}
-    def made(): return [(id(t),v) for t,v in tracer.values.alive() if rec.values[v].call is not None or id(t) in outs]
-    if any(i not in outs for i,_ in made()): gc.collect(0) # what the forward left in cycles is young: `no_gc`
-    for i,v in made():
-        if i in outs: rec.watch([v], 'output', "is an output of the model")
+    outs = tensors_in(rec.out)
+    returned = {id(t) for t in outs}
+    memories = {memory_of(t) for t in outs} # the caller may hold a view: what it is a view of lives on, too
+    def held():
+        "The values that somebody holds, and whether that is the caller"
+        alive = [(t,v) for t,v in tracer.values.alive() if rec.values[v].call is not None or id(t) in returned]
+        return [(v, id(t) in returned or memory_of(t) in memories) for t,v in alive]
+    if not all(caller for _,caller in held()): gc.collect(0) # what the forward left in cycles is young: `no_gc`
+    for v,caller in held():
+        if caller: rec.watch([v], 'output', "is an output of the model")
         else: rec.watch([v], 'kept', "is kept after the forward, by an attribute or a hook")
 
 # %% ../nbs/05_trace.ipynb #79f03967
