@@ -463,10 +463,10 @@ class Unsteady(nn.Module):
 def unsteady(by): return randomize_bn(Unsteady(by)).double().eval(), batch(dtype=torch.float64)
 
 def test_unsteady_model_is_folded():
-    "What an unsteady model makes of rounding is no fault of the fold: the report says what was allowed"
-    m, x = unsteady(1e9)
-    r = BNFolder(m).fold(x)
-    assert r.bn_after == 0 and 1e-8 < r.tolerance <= 1e-5 and r.max_rel_err <= r.tolerance
+    "What an unsteady model makes of rounding is no fault of the fold: it is as near to float64 as before, and the report says so"
+    m = randomize_bn(Unsteady(4e3)).eval()
+    r = BNFolder(m).fold(batch())
+    assert r.bn_after == 0 and r.max_rel_err > r.tolerance and max(r.exact) < 5e-3
 
 @pytest.mark.parametrize('off', [1e-6, 1e-3])
 def test_broken_rule_in_an_unsteady_model(off, monkeypatch):
