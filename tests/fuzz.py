@@ -19,10 +19,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-import programs
 from fastai_bnfold.plan import KINDS
 from models import PEERS, TOL, bits, bn_layers, changed, engine, evaluating, is_bn, rel_err, run, snapshot
-from nets import Invalid, Net, build, doors, generate, literal, looks, shrink, usable
+from nets import Invalid, Net, build, doors, generate, literal, looks, shrink, source, usable
 
 BAD = ('wrong', 'crashed', 'refused', 'plan', 'touched', 'undo', 'report', 'seen', 'stock', 'slower', 'way')
 
@@ -342,7 +341,7 @@ def main():
 
 def texts(op, kw):
     "The programs that a step is made of as source"
-    if op == 'code': yield programs.source(**{k: v for k, v in kw.items() if k in programs.TEXT})
+    if op == 'code': yield source(**kw)
     inner = kw['parts'].values() if op == 'code' else kw.get('steps', ())
     for step in inner: yield from texts(*step)
 

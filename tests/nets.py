@@ -1,17 +1,21 @@
 """Random networks out of a seed. A net is a *spec*: a literal dict with a short list of steps, built by `build`,
 invented by `generate`, cut down by `shrink`. Steps are `(op, sources, options)`; sources number the values: the inputs
-first, then one value a step. Options never hold input channels, so steps can be dropped and the rest still fits."""
+first, then one value a step. Options never hold input channels, so steps can be dropped and the rest still fits. Most
+steps are a line of source: `code`, which makes a module, or computes with the sources `a`, `b` (all of them: `xs`)."""
 import copy
 import random
+import re
 import sys
+import zlib
 from contextlib import suppress
+from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 
-import programs
 from models import bn_layers, calibrate, randomize_bn, run
 
 
@@ -29,27 +33,12 @@ class FConv(nn.Module):
     def forward(self, x): return F.conv2d(x, self.kernel, self.shift)
 
 
-class NoBiasConv(nn.Conv2d):
-    "Ignores its bias: a bias given to it later is lost"
-    def forward(self, x): return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
-
-
 class StdConv(nn.Conv2d):
     "Weight standardisation: the weight that is used is computed from the weight that is stored"
     def forward(self, x):
         w = self.weight
         w = (w - w.mean((1, 2, 3), keepdim=True)) / (w.std((1, 2, 3), keepdim=True) + 1e-5)
         return F.conv2d(x, w, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-class GainConv(nn.Conv2d):
-    "Reads its weight twice: for the convolution, and for a gain"
-    def forward(self, x): return super().forward(x) * self.weight.abs().mean()
-
-
-class PadConv(nn.Conv2d):
-    "Pads by hand with zeros, then convolves without padding (timm's `Conv2dSame` does)"
-    def forward(self, x): return F.conv2d(F.pad(x, (1, 0, 1, 0)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class OddBN2d(nn.BatchNorm2d):
@@ -61,34 +50,6 @@ class SameBN2d(nn.BatchNorm2d):
     "An unknown subclass that happens to do the same"
 
 
-class CheckedBN(nn.modules.batchnorm._BatchNorm):
-    "One with a check of its own, by way of `super()`"
-    def _check_input_dim(self, x):
-        if x.dim() < 2: raise ValueError('too few axes')
-
-    def forward(self, x): return super().forward(x)
-
-
-class DoubledBN2d(nn.BatchNorm2d):
-    "One that normalizes with other numbers than it holds"
-    def forward(self, x): return F.batch_norm(x, self.running_mean, self.running_var, self.weight * 2, self.bias, False, 0., self.eps)
-
-
-class OtherEpsBN2d(nn.BatchNorm2d):
-    "One with an epsilon of its own"
-    def forward(self, x): return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., 0.5)
-
-
-class NarrowBN2d(nn.BatchNorm2d):
-    "One that does not normalize images of one width"
-    def forward(self, x): return super().forward(x) if x.shape[-1] != 14 else x
-
-
-class WritesBN2d(nn.BatchNorm2d):
-    "One that doubles its input in place"
-    def forward(self, x): return super().forward(x.mul_(2))
-
-
 class FBN(nn.Module):
     "`F.batch_norm` called by a module that is no BatchNorm class"
     def __init__(self, c):
@@ -97,11 +58,6 @@ class FBN(nn.Module):
         self.register_buffer('m', torch.randn(c)), self.register_buffer('v', torch.rand(c) + 0.5)
 
     def forward(self, x): return F.batch_norm(x, self.m, self.v, self.w, self.b, False)
-
-
-class Twice(nn.Module):
-    "Parametrization: a weight computed from the stored one"
-    def forward(self, w): return w * 2
 
 
 class Hook:
@@ -121,89 +77,46 @@ class Hook:
 # ---------------------------------------------------------------- modules by op: make(x, **options)
 CONV, CONVT = [nn.Conv1d, nn.Conv2d, nn.Conv3d], [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
 BN = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-LAZY = {2: nn.LazyBatchNorm1d, 3: nn.LazyBatchNorm1d, 4: nn.LazyBatchNorm2d, 5: nn.LazyBatchNorm3d}
-ACTS = dict(relu=nn.ReLU, gelu=nn.GELU, sigmoid=nn.Sigmoid, leaky=nn.LeakyReLU, tanh=nn.Tanh, silu=nn.SiLU, prelu=nn.PReLU)
-WRAP = dict(wn=parametrizations.weight_norm, sn=parametrizations.spectral_norm,
-            twice=lambda m: parametrize.register_parametrization(m, 'weight', Twice()) and m,
-            tbias=lambda m: parametrize.register_parametrization(m, 'bias', Twice()) and m)
+WRAP = dict(wn=parametrizations.weight_norm, sn=parametrizations.spectral_norm)
 
 
-def _wrap(m, wrap): return m if wrap is None or (wrap == 'tbias' and m.bias is None) else WRAP[wrap](m)
+def wrapped(m, wrap): return WRAP[wrap](m) if wrap else m
 
 
 def mk_conv(x, out=4, k=3, pad=0, mode='zeros', groups=1, stride=1, dil=1, bias=True, wrap=None, cls=None):
     c, nd = x.shape[1], x.dim() - 2
     if groups == 'dw': groups, out = c, c * max(out // c, 1)
     if cls == 'fconv': return FConv(c, out, k, bias)
-    kinds = dict(nobias=NoBiasConv, std=StdConv, gain=GainConv, pad=PadConv)
-    m = kinds[cls] if cls and nd == 2 else CONV[nd - 1]
-    return _wrap(m(c, out, k, padding=pad, padding_mode=mode, groups=groups, stride=stride, dilation=dil, bias=bias), wrap)
+    new = StdConv if cls and nd == 2 else CONV[nd - 1]
+    kw = dict(padding=pad, padding_mode=mode, groups=groups, stride=stride, dilation=dil, bias=bias)
+    return wrapped(new(c, out, k, **kw), wrap)
 
 
-def mk_convt(x, out=4, k=3, pad=0, groups=1, stride=1, opad=0, bias=True):
-    c, nd = x.shape[1], x.dim() - 2
+def mk_convt(x, out=4, k=3, pad=0, groups=1, stride=1, bias=True):
+    c = x.shape[1]
     if groups == 'dw': groups, out = c, c
-    return CONVT[nd - 1](c, out, k, padding=pad, groups=groups, stride=stride, output_padding=opad, bias=bias)
+    return CONVT[x.dim() - 3](c, out, k, padding=pad, groups=groups, stride=stride, bias=bias)
 
 
-def mk_linear(x, out=4, bias=True, wrap=None): return _wrap(nn.Linear(x.shape[-1], out, bias=bias), wrap)
+def mk_linear(x, out=4, bias=True, wrap=None): return wrapped(nn.Linear(x.shape[-1], out, bias=bias), wrap)
 
 
 def mk_bn(x, kind='plain', eps=1e-5):
     c, cls = x.shape[1], BN[x.dim()]
-    if kind == 'noaffine': return cls(c, eps=eps, affine=False)
-    if kind == 'nostats': return cls(c, eps=eps, track_running_stats=False)
-    if kind == 'nomom': return cls(c, eps=eps, momentum=None)
+    options = dict(noaffine=dict(affine=False), nostats=dict(track_running_stats=False), nomom=dict(momentum=None))
+    if kind in options: return cls(c, eps=eps, **options[kind])
     if kind == 'sync': return nn.SyncBatchNorm(c, eps=eps)
     if kind == 'fbn': return FBN(c)
-    if kind == 'lazy': return LAZY[x.dim()](eps=eps)
-    if x.dim() != 4 or kind == 'plain': return cls(c, eps=eps)
-    return _bn2d(kind, c, eps)
+    return cls(c, eps=eps) if x.dim() != 4 or kind == 'plain' else mk_bn2d(kind, c, eps)
 
 
-def _bn2d(kind, c, eps):
-    if kind == 'frozen':
-        from torchvision.ops import FrozenBatchNorm2d
-        return FrozenBatchNorm2d(c, eps=eps)
-    if kind == 'act':
-        from timm.layers import BatchNormAct2d
-        return BatchNormAct2d(c, eps=eps)
-    return dict(odd=OddBN2d, same=SameBN2d)[kind](c, eps=eps)
+def mk_bn2d(kind, c, eps):
+    from timm.layers import BatchNormAct2d
+    from torchvision.ops import FrozenBatchNorm2d
+    return dict(frozen=FrozenBatchNorm2d, act=BatchNormAct2d, odd=OddBN2d, same=SameBN2d)[kind](c, eps=eps)
 
 
-def mk_act(x, kind='relu', inplace=False):
-    return ACTS[kind](inplace=True) if inplace and kind in ('relu', 'leaky', 'silu') else ACTS[kind]()
-
-
-def mk_drop(x, p=0.5, kind='', inplace=False):
-    cls = getattr(nn, f'{kind}Dropout') if kind in ('Alpha', 'FeatureAlpha') else getattr(nn, f'Dropout{kind}')
-    return cls(p, inplace=inplace)
-
-
-def mk_pool(x, kind='Avg', k=2, s=None, pad=0, ceil=False, count=True, out=1):
-    nd = x.dim() - 2
-    cls = getattr(nn, f'{kind}Pool{nd}d')
-    if kind.startswith('Adaptive'): return cls(out)
-    if kind == 'Max': return cls(k, s, pad, ceil_mode=ceil)
-    if kind == 'LP': return nn.LPPool2d(2, k)
-    return cls(k, s, pad, ceil_mode=ceil, count_include_pad=count)
-
-
-def mk_up(x, scale=2, mode='nearest', align=None): return nn.Upsample(scale_factor=scale, mode=mode, align_corners=align)
-
-
-def mk_padm(x, kind='Zero', pad=1, value=0.):
-    cls = getattr(nn, f'{kind}Pad{x.dim() - 2}d')
-    return cls(pad, value) if kind == 'Constant' else cls(pad)
-
-
-def mk_shape(x, kind='flatten', arg=1):
-    return dict(flatten=lambda: nn.Flatten(arg), unflatten=lambda: nn.Unflatten(1, (-1, arg)), pixel=lambda: nn.PixelShuffle(arg),
-                unpixel=lambda: nn.PixelUnshuffle(arg), cshuffle=lambda: nn.ChannelShuffle(arg), identity=nn.Identity,
-                fold=lambda: nn.Unfold(arg))[kind]()
-
-
-def mk_norm(x, kind='layer'): return nn.LayerNorm(x.shape[-1]) if kind == 'layer' else nn.GroupNorm(1, x.shape[1])
+def mk_mod(x, code): return eval(code, dict(nn=nn, x=x))
 
 
 def mk_seq(x, steps=()):
@@ -219,203 +132,84 @@ def mk_list(x, steps=()): return nn.ModuleList(make(op, x, kw) for op, kw in ste
 
 
 def mk_code(x, parts, seq=False, **text):
-    "A module that decides, by a class written for it (`programs`)"
+    "A module that decides, of a class written for it"
     turned = x.transpose(1, 2) if seq else x
     own = {n: make(op, turned if op == 'bn' else x, kw) for n, (op, kw) in parts.items()}
-    return programs.program_class(programs.source(own, **text))(**own)
+    return program_class(source(own, **text))(**own)
 
 
-MAKE = dict(conv=mk_conv, convt=mk_convt, linear=mk_linear, bn=mk_bn, act=mk_act, drop=mk_drop, pool=mk_pool, up=mk_up,
-            padm=mk_padm, shape=mk_shape, norm=mk_norm, seq=mk_seq, list=mk_list, code=mk_code)
+MAKE = dict(conv=mk_conv, convt=mk_convt, linear=mk_linear, bn=mk_bn, mod=mk_mod, seq=mk_seq, list=mk_list, code=mk_code)
 OUR = ('name', 'hook', 'tie', 'alias')
 
 
 def make(op, x, kw): return MAKE[op](x, **{k: v for k, v in kw.items() if k not in OUR})
 
 
-# ---------------------------------------------------------------- functions by op: f(net, xs, d, **options), d the axes of the first source (known when built)
-def _slice(s): return tuple(slice(*p) if isinstance(p, (tuple, list)) else (... if p == '...' else p) for p in s)
-
-
-def fn_cut(net, xs, d, how='chunk', n=2, dim=1, sizes=None):
-    x = xs[0]
-    if how == 'chunk': return x.chunk(n, dim)
-    if how == 'split': return torch.split(x, sizes or max(x.shape[dim] // n, 1), dim)
-    if how == 'tsplit': return x.tensor_split(n, dim)
-    return x.unbind(dim)
-
-
-def fn_take(net, xs, d, how='slice', s=((None,),), dim=1, start=0, n=1, idx=(0,)):
-    x = xs[0]
-    if how == 'slice': return x[_slice(s)]
-    if how == 'narrow': return x.narrow(dim, start, n)
-    if how == 'select': return x.select(dim, start)
-    if how == 'index': return x.index_select(dim, torch.tensor(idx))
-    if how == 'gather': return x[:, list(idx)]
-    return x[:, torch.arange(x.shape[1]) % 2 == 0] if how == 'mask' else x.take_along_dim(torch.argsort(x, dim), dim)
-
-
-def fn_perm(net, xs, d, how='permute', dims=None, a=1, b=-1):
-    x = xs[0]
-    if how == 'permute': return x.permute(dims)
-    if how == 'T': return x.transpose(a, b)
-    if how == 'swap': return torch.swapaxes(x, a, b)
-    if how == 'move': return x.movedim(a, b).contiguous()
-    if how == 'einsum': return torch.einsum('abcdefg'[:d] + '->' + ''.join('abcdefg'[k] for k in dims), x)
-    if how == 'unfold': return x.unfold(-1, 2, 1).flatten(-2)
-    if how == 'strided': return torch.as_strided(x.contiguous(), x.shape, x.contiguous().stride())
-    return x.flip(a) if how == 'flip' else x.roll(1, a) if how == 'roll' else x.rot90(1, (-2, -1))
-
-
-def fn_shape(net, xs, d, how='flat', g=2, dim=-1):
-    x = xs[0]
-    n, c, s = x.shape[0], x.shape[1], [x.shape[k] for k in range(2, d)]
-    if how == 'flat': return x.flatten(1)
-    if how == 'tflat': return torch.flatten(x, 1)
-    if how == 'flat2': return x.flatten(2)
-    if how == 'view': return x.view(n, -1)
-    if how == 'reshape': return x.reshape(n, -1)
-    if how == 'shuffle': return x.view(n, g, c // g, *s).transpose(1, 2).reshape(n, c, *s)
-    if how == 'regroup': return x.reshape(n, c // g, -1)
-    if how == 'batch': return x.reshape(n * c, 1, *s)
-    if how == 'unflat': return x.unflatten(1, (g, c // g))
-    if how == 'image': return x.reshape(n, -1, g, g)
-    if how == 'as': return x.reshape_as(xs[1])
-    if how == 'viewas': return x.view_as(xs[1])
-    return x.unsqueeze(dim) if how == 'unsq' else x.squeeze(dim)
-
-
-def fn_copy(net, xs, d, how='expand', g=2, dim=1):
-    x = xs[0]
-    if how == 'repeat': return x.repeat(1, g, *[1] * (d - 2))
-    if how == 'inter': return x.repeat_interleave(g, dim)
-    if how == 'expand': return x.unsqueeze(2).expand(x.shape[0], x.shape[1], g, *[x.shape[k] for k in range(2, d)]).flatten(1, 2)
-    if how == 'expand_as': return x.mean(tuple(range(2, d)), keepdim=True).expand_as(x)
-    return torch.tile(x, (1, g) + (1,) * (d - 2))
-
-
-def fn_none(net, xs, d, how='clone'):
-    x = xs[0]
-    return dict(clone=lambda: x.clone(), contig=lambda: x.contiguous(), detach=lambda: x.detach(), data=lambda: x.data,
-                cast=lambda: x.to(torch.float64), double=lambda: x.double(), as_=lambda: x.type_as(xs[-1]), pos=lambda: +x,
-                fdrop=lambda: F.dropout(x, 0.5, training=net.training), drop0=lambda: F.dropout(x, 0., True),
-                last=lambda: x.to(memory_format=torch.channels_last) if d == 4 else x.contiguous(),
-                alias=lambda: x.view(x.shape), numpy=lambda: torch.from_numpy(x.detach().numpy().copy()),
-                list_=lambda: torch.tensor(x.tolist(), dtype=x.dtype))[how]()
-
-
-def fn_mean(net, xs, d, how='mean', keep=False, dims=None):
-    x = xs[0]
-    d = dims or tuple(range(2, d))
-    if how == 'mean': return x.mean(d, keepdim=keep)
-    if how == 'tmean': return torch.mean(x, d, keep)
-    if how == 'sum': return x.sum(d, keepdim=keep)
-    return x.amax(d, keepdim=keep)
-
-
-def fn_pool(net, xs, d, how='avg', k=2, pad=0, out=1, count=True):
-    x, nd = xs[0], d - 2
-    if how == 'aavg': return getattr(F, f'adaptive_avg_pool{nd}d')(x, out)
-    if how == 'amax': return getattr(F, f'adaptive_max_pool{nd}d')(x, out)
-    if how == 'max': return getattr(F, f'max_pool{nd}d')(x, k, padding=pad)
-    return getattr(F, f'avg_pool{nd}d')(x, k, padding=pad, count_include_pad=count)
-
-
-def fn_fpad(net, xs, d, mode='constant', pad=1, value=0., both=True):
-    p = [pad, pad if both else 0] * (d - 2)
-    return F.pad(xs[0], p, mode, value) if mode == 'constant' else F.pad(xs[0], p, mode)
-
-
-def fn_interp(net, xs, d, mode='nearest', scale=2, align=None, size=None):
-    return F.interpolate(xs[0], size, None if size else scale, mode, align)
-
-
-def fn_math(net, xs, d, how='add', c=0.5):
-    a, b = xs[0], xs[-1]
-    return dict(add=lambda: a + b, sub=lambda: a - b, mul=lambda: a * b, scale=lambda: a * c, shift=lambda: a + c, neg=lambda: -a,
-                div=lambda: a / c, max=lambda: torch.maximum(a, b), gate=lambda: a * b.sigmoid(), relu=lambda: F.relu(a),
-                clamp=lambda: a.clamp(-1, 1), abs=lambda: a.abs(), softmax=lambda: a.softmax(1), where=lambda: torch.where(a > 0, a, b),
-                lerp=lambda: torch.lerp(a, b, c), addcmul=lambda: torch.addcmul(a, a, b), norm=lambda: F.normalize(a, dim=1),
-                self=lambda: a + a, square=lambda: a * a, cumsum=lambda: a.cumsum(1), att=lambda: a * a.mean((2, 3), keepdim=True).sigmoid(),
-                matmul=lambda: torch.matmul(a.flatten(1, -2), a.flatten(1, -2).transpose(1, 2)), std=lambda: a - a.mean(1, keepdim=True),
-                rand=lambda: F.dropout(a, 0.5, True), noise=lambda: a + torch.rand_like(a))[how]()
-
-
-def fn_inplace(net, xs, d, how='relu', c=0.5, s=((None,),)):
-    "Writes into its first source; the value that results is the same tensor"
-    a, b = xs[0], xs[-1]
-    if how == 'relu': F.relu_(a)
-    elif how == 'frelu': F.relu(a, inplace=True)
-    elif how == 'add': a.add_(c)
-    elif how == 'iadd': a += b
-    elif how == 'imul': a *= c
-    elif how == 'set': a[_slice(s)] = c
-    elif how == 'setv': a[_slice(s)] = b[_slice(s)]
-    elif how == 'copy': a.copy_(b)
-    elif how == 'data': a.data.mul_(c)
-    elif how == 'detach': a.detach().add_(c)
-    elif how == 'out': torch.add(a, b, out=a)
-    elif how == 'zero': a[:, 0].zero_()
-    elif how == 'mask': a.masked_fill_(a > 1, c)
-    elif how == 'swap': a.transpose_(-1, -2)
-    return a
-
-
-def fn_assemble(net, xs, d):
+# ---------------------------------------------------------------- functions: a line of source each
+def assembled(a, b):
     "A concatenation by hand: an empty tensor, filled part by part"
-    a, b = xs[0], xs[-1]
-    out = a.new_zeros(a.shape[0], a.shape[1] + b.shape[1], *[a.shape[k] for k in range(2, d)])
+    out = a.new_zeros(a.shape[0], a.shape[1] + b.shape[1], *a.shape[2:])
     out[:, :a.shape[1]] = a
     out[:, a.shape[1]:] = b
     return out
 
 
-def fn_fconv(net, xs, d, name, nd=2):
-    "The module's own parameters in a functional call"
-    m = net.get(name)
-    return getattr(F, f'conv{d - 2}d')(xs[0], m.weight, m.bias)
-
-
-def fn_wread(net, xs, d, name, attr='weight'):
-    "A second reader of a parameter or buffer"
-    t = getattr(net.get(name), attr)
-    return xs[0] if t is None else xs[0] * (1 + t.mean())
-
-
-def fn_fbn(net, xs, d, name):
-    m = net.get(name)
-    return F.batch_norm(xs[0], m.running_mean, m.running_var, m.weight, m.bias, False, 0., m.eps)
-
-
-def fn_unstash(net, xs, d, name):
+def stashed(net, name, a):
+    "`a` and what a hook has kept"
     t = net.store.get(name)
-    return xs[0] if t is None or t.shape != xs[0].shape else xs[0] + t
+    return a if t is None or t.shape != a.shape else a + t
 
 
-def fn_branch(net, xs, d, thr=0., how='relu'):
-    "Python that branches on a value: the sources are read on one side only"
-    x = xs[0]
-    if xs[-1].sum() > thr: return x * 0.5
-    return F.relu(x) if how == 'relu' else x
+@lru_cache(maxsize=None)
+def function(code):
+    names = dict(torch=torch, F=F, assembled=assembled, stashed=stashed)
+    return eval(f'lambda net, xs, a, b: {code}', names)
 
 
-def fn_route(net, xs, d, names, each=None, thr=0.):
-    "One of two modules, chosen by a value without an `if`"
-    return net.get(names[int(xs[-1].sum() > thr)])(xs[0])
+def compute(net, op, xs, code):
+    "What a step `f` gives; a step `write` writes into its first source, and gives that"
+    out = function(code)(net, xs, xs[0], xs[-1])
+    return xs[0] if op == 'write' else out
 
 
-def fn_loop(net, xs, d, names=()):
-    "The same modules in a loop of as many turns as the batch's second dimension says"
-    x = xs[0]
-    for n in names: x = net.get(n)(x)
-    return x
-
-
-FUN = dict(cut=fn_cut, take=fn_take, perm=fn_perm, fshape=fn_shape, copy=fn_copy, none=fn_none, mean=fn_mean, fpool=fn_pool,
-           fpad=fn_fpad, interp=fn_interp, math=fn_math, inplace=fn_inplace, assemble=fn_assemble, fconv=fn_fconv, wread=fn_wread, fbn=fn_fbn,
-           unstash=fn_unstash, branch=fn_branch, route=fn_route, loop=fn_loop,
-           cat=lambda net, xs, d, dim=1: torch.cat(xs, dim), stack=lambda net, xs, d, dim=1: torch.stack(xs, dim),
-           pick=lambda net, xs, d, i=0: xs[0][i % d])
+# What an affine map might travel through, or might not. `i` is an axis, `j` another, `g` a number, `nd` how many axes
+# of positions there are, `rest` are these axes, `turned` are the axes after the items in another order
+COPIES = ['a.clone()', 'a.contiguous()', 'a.detach()', 'a.data', 'a.to(torch.float64)', 'a.double()', '+a', 'a.type_as(b)',
+          'F.dropout(a, 0.5, net.training)', 'F.dropout(a, 0., True)', 'a.view(a.shape)', 'torch.from_numpy(a.numpy().copy())']
+MOVES = ['a.permute(0, {turned})', 'a.permute(0, {turned})', 'a.transpose({i}, {j})', 'a.transpose({i}, {j})',
+         'torch.swapaxes(a, {i}, {j})', 'a.movedim({i}, {j}).contiguous()', 'a.flip({i})', 'a.roll(1, {i})',
+         'a.rot90(1, (-2, -1))', 'a.unfold(-1, 2, 1).flatten(-2)', 'a.transpose(0, {i})']
+TAKES = ['a.narrow({i}, 0, 2)', 'a.narrow({i}, 1, 1)', 'a[:, 1:]', 'a[:, :-1]', 'a[..., ::2]', 'a.select({i}, 0)', 'a[:, [0, 0, 1]]',
+         'a.index_select({i}, torch.tensor([1, 0]))', 'a[:, torch.arange(a.shape[1]) % 2 == 0]']
+SHAPES = ['a.flatten(1)', 'torch.flatten(a, 1)', 'a.flatten(2)', 'a.view(len(a), -1)', 'a.reshape(len(a), -1)',
+          'a.unflatten(1, ({g}, -1)).transpose(1, 2).flatten(1, 2)', 'a.reshape(len(a), a.shape[1] // {g}, -1)',
+          'a.flatten(0, 1).unsqueeze(1)', 'a.unflatten(1, ({g}, -1))', 'a.reshape(len(a), -1, {g}, {g})', 'a.unsqueeze({i})',
+          'a.squeeze({i})', 'a.reshape_as(b)', 'a.view_as(b)']
+REPEATS = ['a.repeat(1, 2, *[1] * {nd})', 'a.repeat_interleave(2, {i})', 'a.mean({rest}, keepdim=True).expand_as(a)',
+           'a.unsqueeze(2).expand(-1, -1, 2, *a.shape[2:]).flatten(1, 2)']
+POOLS = ['a.mean({rest})', 'torch.mean(a, {rest}, True)', 'a.sum({rest})', 'a.amax({rest}, keepdim=True)', 'a.mean((0, 1), True)',
+         'F.avg_pool{nd}d(a, 2)', 'F.avg_pool{nd}d(a, 2, padding=1)', 'F.max_pool{nd}d(a, 2)', 'F.max_pool{nd}d(a, 2, padding=1)',
+         'F.adaptive_avg_pool{nd}d(a, 1)', 'F.adaptive_max_pool{nd}d(a, 2)', 'F.interpolate(a, scale_factor=2)',
+         "F.interpolate(a, scale_factor=2, mode='bilinear')", "F.interpolate(a, scale_factor=2, mode='bicubic')"]
+PADS = ['F.pad(a, [1, 1] * {nd})', 'F.pad(a, [1, 0] * {nd})', 'F.pad(a, [1, 1] * {nd}, value=1.)',
+        *(f"F.pad(a, [1, 1] * {{nd}}, '{mode}')" for mode in ('reflect', 'replicate', 'circular'))]
+MATH = ['a + b', 'a + b', 'a - b', 'a * b', 'a * 0.5', 'a + 0.5', '-a', 'a / 0.5', 'torch.maximum(a, b)', 'a * b.sigmoid()', 'F.relu(a)',
+        'a.clamp(-1, 1)', 'a.abs()', 'a.softmax(1)', 'torch.where(a > 0, a, b)', 'torch.lerp(a, b, 0.5)', 'torch.addcmul(a, a, b)',
+        'F.normalize(a, dim=1)', 'a + a', 'a * a', 'a.cumsum(1)', 'a - a.mean(1, keepdim=True)', 'F.dropout(a, 0.5, True)',
+        'a + torch.rand_like(a)', 'a * a.mean((2, 3), keepdim=True).sigmoid()',
+        'torch.matmul(a.flatten(1, -2), a.flatten(1, -2).transpose(1, 2))']
+WRITES = ['F.relu_(a)', 'F.relu(a, inplace=True)', 'a.add_(0.5)', 'a.add_(b)', 'a.mul_(0.5)', 'a[:, :1].fill_(0.5)', 'a.copy_(b)',
+          'a[:, 1:].copy_(b[:, 1:])', 'a.data.mul_(0.5)', 'a.detach().add_(0.5)', 'torch.add(a, b, out=a)', 'a[:, 0].zero_()',
+          'a.masked_fill_(a > 1, 0.5)']
+MODULES = [
+    'nn.Identity()', 'nn.Dropout()', 'nn.Dropout2d()', 'nn.AlphaDropout()', 'nn.AvgPool{nd}d(2)', 'nn.AvgPool{nd}d(3, 2, 1)',
+    'nn.AvgPool{nd}d(3, 2, 1, count_include_pad=False)', 'nn.AvgPool{nd}d(3, 2, ceil_mode=True)', 'nn.MaxPool{nd}d(2)',
+    'nn.MaxPool{nd}d(3, 2, 1)', 'nn.AdaptiveAvgPool{nd}d(1)', 'nn.AdaptiveMaxPool{nd}d(2)', 'nn.LPPool2d(2, 2)',
+    'nn.Upsample(scale_factor=2)', "nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True)", 'nn.ZeroPad{nd}d(1)',
+    'nn.ReflectionPad{nd}d(1)', 'nn.ReplicationPad{nd}d(1)', 'nn.CircularPad{nd}d(1)', 'nn.ConstantPad{nd}d(1, 0.3)',
+    'nn.Flatten()', 'nn.Flatten(2)', 'nn.Unflatten(1, (-1, 2))', 'nn.PixelShuffle(2)', 'nn.PixelUnshuffle(2)',
+    'nn.ChannelShuffle(2)', 'nn.Unfold(2)']
+ACTS = ['nn.ReLU()', 'nn.ReLU()', 'nn.ReLU(inplace=True)', 'nn.GELU()', 'nn.Sigmoid()', 'nn.LeakyReLU(inplace=True)', 'nn.SiLU()']
 
 
 # ---------------------------------------------------------------- the net
@@ -427,7 +221,7 @@ class Net(nn.Module):
     def __init__(self, spec):
         super().__init__()
         self.steps, self.outs, self.struct = spec['steps'], spec['out'], spec.get('struct', 'single')
-        self.store, self.axes = {}, {}
+        self.store = {}
         self.n_in = len(spec['inputs'])
         last = {}
         for i, (_, src, _) in enumerate(self.steps):
@@ -450,7 +244,7 @@ class Net(nn.Module):
     def step(self, i, vals):
         op, src, kw = self.steps[i]
         xs = [vals[s] for s in src]
-        if op in FUN: return FUN[op](self, xs, self.axes[i], **kw)
+        if op in ('f', 'write'): return compute(self, op, xs, **kw)
         if op == 'sub': return self.get(kw['name'])(*xs)
         return self.get(kw['name'])(xs[0])
 
@@ -497,7 +291,6 @@ def _create(net, op, xs, kw):
     name = kw['name']
     m = net_of(kw['spec'], xs) if op == 'sub' else make(op, xs[0], kw)
     m = m.double().eval()
-    if hasattr(m, 'initialize_parameters') and isinstance(m, nn.modules.lazy.LazyModuleMixin): m(xs[0])
     net.put(name, m)
     if 'alias' in kw: net.put(kw['alias'], m)
     if 'tie' in kw: _tie(net, m, kw)
@@ -514,12 +307,7 @@ def has(net, name):
 def _advance(net, i, vals):
     "Make what step `i` needs, run it on the live `vals`"
     op, src, kw = net.steps[i]
-    x = vals[src[0]]
-    net.axes[i] = x.dim() if isinstance(x, torch.Tensor) else len(x)
-    if op not in FUN and not has(net, kw['name']): _create(net, op, [vals[s] for s in src], kw)
-    if 'each' in kw:
-        for n in kw['names']:
-            if not has(net, n): _create(net, kw['each'][0], [x], dict(kw['each'][1], name=n))
+    if 'name' in kw and not has(net, kw['name']): _create(net, op, [vals[s] for s in src], kw)
     return net.step(i, vals)
 
 
@@ -585,7 +373,7 @@ def way(model, xb):
         return local
 
     def called(frame, event, arg):
-        return local(frame, event, arg) if frame.f_code.co_filename.startswith('<' + programs.FILE) else None
+        return local(frame, event, arg) if frame.f_code.co_filename.startswith(FILE) else None
     hook = nn.modules.module.register_module_forward_pre_hook(lambda m, args: seen.append(names.get(m)))
     sys.settrace(called)
     try: run(model, xb)
@@ -632,6 +420,268 @@ def build(spec):
     return net, xb, fresh
 
 
+# ---------------------------------------------------------------- modules whose Python decides, as users write them
+def pick(a, b, first):
+    "A helper that branches"
+    return a if first else b
+
+
+def check(ok):
+    "A helper that raises"
+    if not ok: raise ValueError('no')
+
+
+def positive(t): return bool(t.mean() > 0.01)
+def indented(lines): return ['    ' + i if i else i for i in lines]
+
+
+FILE = '<program '
+NAMES = dict(torch=torch, np=np, nn=nn, F=F, random=random, pick=pick, check=check, positive=positive)
+
+
+def source(parts, lines=(), args='x', methods=(), **_):
+    "The class that a program stands for, as text"
+    built = [f'def __init__(self{"".join(", " + p for p in parts)}):', '    super().__init__()',
+             *indented([f'self.{p} = {p}' for p in parts]), '']
+    run = [f'def forward(self, {args}):', *indented(lines)]
+    return '\n'.join(['class Block(nn.Module):', *indented([*built, *methods, *run]), ''])
+
+
+@lru_cache(maxsize=300)
+def program_class(text):
+    "The class in `text`"
+    made = dict(NAMES, __name__='program')
+    exec(compile(text, f'{FILE}{zlib.crc32(text.encode())}>', 'exec'), made)
+    return made['Block']
+
+
+class Coder:
+    """Writes one forward for inputs of `shape`, as a literal dict: `parts` (name -> step that makes it), `lines`, `args`,
+    `methods`. Every layer keeps the shape of what it gets, so that each line works on each way. Ways are taken by what a
+    tensor holds, or by an argument that the fold is told of; with `seq` the channels are the last axis"""
+    KINDS = dict(layer=2, norm=3, pair=4, math=3, split=4, choice=3, flag=2, exit=2, loop=2, pad=1, list=2, seq=1, sub=3,
+                 try_=1, keep=2, chain=2, if_=4, raise_=1, draw=1)
+    NESTING = 'if_', 'loop', 'sub', 'try_', 'split', 'draw'
+
+    def __init__(self, rng, shape, seq=False, depth=0):
+        self.rng, self.shape, self.seq, self.depth = rng, tuple(shape), seq, depth
+        self.c, self.parts, self.flags, self.n, self.nest = shape[-1] if seq else shape[1], {}, [], 0, 0
+
+    def p(self, prob): return self.rng.random() < prob
+    def one(self, *xs): return self.rng.choice(xs)
+
+    # -- layers
+    def add(self, stem, op, **kw):
+        self.n += 1
+        self.parts[f'{stem}{self.n}'] = (op, kw)
+        return f'{stem}{self.n}'
+
+    def layer_step(self):
+        if self.seq or len(self.shape) == 2: return 'linear', dict(out=self.c, bias=self.p(0.5))
+        kw = self.one(dict(k=1), dict(k=1), dict(k=3, pad=1), dict(k=3, pad=1, groups='dw'))
+        return 'conv', dict(kw, out=self.c, bias=self.p(0.5))
+
+    def old(self, *ops):
+        "A layer that is there already, now and then"
+        ok = [n for n, (op, _) in self.parts.items() if op in ops]
+        return self.rng.choice(ok) if ok and self.p(0.12) else None
+
+    def layer(self):
+        op, kw = self.layer_step()
+        return self.old('conv', 'linear') or self.add('a', op, **kw)
+
+    def norm(self): return self.old('bn') or self.add('b', 'bn')
+
+    def use(self, name, v='h'):
+        "The call of a part, its channels brought to the second axis where it wants them there"
+        if self.seq and self.parts[name][0] == 'bn': return f'self.{name}({v}.transpose(1, 2)).transpose(1, 2)'
+        return f'self.{name}({v})'
+
+    def pair(self):
+        a, b = self.layer(), self.norm()
+        return (a, b) if self.p(0.7) else (b, a)
+
+    # -- questions
+    def cond(self):
+        c = self.one(*self.flags) if self.flags and self.p(0.35) else self.value()
+        return f'not {c}' if self.p(0.1) else c
+
+    def value(self):
+        v, t = self.one('h', 'x', 'x', 'g'), self.one(0.011, 0.011, -0.021, 0.13, 0.41)
+        far = round(t + 2, 2)
+        return self.one(
+            f'({v}.mean() > {t})', f'({v}.sum().item() > {t})', f'bool(({v} > {far}).any())', f'({v} > {t}).all()',
+            f'(float({v}.flatten()[0]) > {t})', f'({v}.flatten().tolist()[0] > {t})', f'({v}.abs().max() > {far})',
+            f'(int({v}.flatten()[0] * 9.7) % 2 == 1)', f'positive({v})', f'({v}.detach().numpy().mean() > {t})',
+            f'(max({v}.flatten().tolist()) > {far})', f'(np.asarray({v}.detach()).max() > {far})')
+
+    def count(self): return self.one('int(h.mean() > 0.011) + 1', 'int(x.abs().max() * 0.97) % 3')
+
+    # -- statements: each gives lines
+    def block(self, most=2):
+        self.nest += 1
+        lines = [i for _ in range(self.rng.randint(1, most)) for i in self.statement()]
+        self.nest -= 1
+        return indented(lines)
+
+    def statement(self):
+        kinds = [k for k in self.KINDS if not (self.nest > 1 and k in self.NESTING)]
+        return getattr(self, 's_' + self.rng.choices(kinds, [self.KINDS[k] for k in kinds])[0])()
+
+    def s_layer(self): return [f'h = {self.use(self.layer())}']
+    def s_norm(self): return [f'h = {self.use(self.norm())}']
+    def s_pair(self): return [f'h = {self.use(n)}' for n in self.pair()]
+
+    def s_math(self):
+        return [self.one('h = F.relu(h)', 'h = h + g', 'h = h * 0.7', 'g = h', 'h = torch.tanh(g) + h', 'h, g = g, h',
+                         'h = h * (1 + (x.float() > 0.013).to(h.dtype))', 'h = h.mul_(0.7)', 'h += g')]
+
+    def s_if_(self):
+        lines = [f'if {self.cond()}:', *self.block()]
+        return lines + ['else:', *self.block()] if self.p(0.4) else lines
+
+    def s_split(self):
+        "A layer, and its neighbour on one way only"
+        a, b = self.pair()
+        lines = [f'h = {self.use(a)}', f'if {self.cond()}:', f'    h = {self.use(b)}']
+        return lines if self.p(0.7) else lines + ['else:', f'    h = {self.one(self.use(self.layer()), "F.relu(h)")}']
+
+    def s_keep(self):
+        "What a layer gives is held, and read on one way only"
+        a, b = self.pair()
+        hold, read = self.one(('held = {"h": [h]}', 'held["h"][0]'), ('held = (lambda t: lambda: t)(h)', 'held()'))
+        return [f'h = {self.use(a)}', hold, f'h = {self.use(b)}', f'if {self.cond()}: h = h + {read}']
+
+    def s_draw(self):
+        "A draw that training only would need"
+        return [self.one('if random.random() < 1. or not self.training:', 'if not self.training:'), *self.block(1)]
+
+    def s_choice(self):
+        "One of two without an `if`"
+        a, b = self.pair()
+        u, c, s = self.use(b), self.cond(), self.layer()
+        how = self.one(f'{u} if {c} else h', f'pick({u}, h, {c})', f'[h, {u}][int({c})]',
+                       f'(self.{s} if {c} else F.relu)(h)', f'torch.stack([h, {u}])[int({c})]')
+        return [f'h = {self.use(a)}', f'h = {how}']
+
+    def s_flag(self):
+        "A question asked early"
+        if self.nest: return self.s_layer()
+        self.flags.append('f')
+        return [f'f = {self.cond()}' if self.p(0.8) else f'f = None if {self.value()} else 1']
+
+    def s_exit(self): return [f'if {self.cond()}:', *self.block(1), f'    return {self.result}']
+
+    def s_loop(self):
+        if self.p(0.7): return [f'for _ in range({self.count()}):', *self.block(1)]
+        n, value = f'n{self.nest}', self.value()
+        return [f'{n} = 0', f'while ({n} := {n} + 1) < 4 and {value}:', *self.block(1), '    h = h * 0.5']
+
+    def s_raise_(self):
+        "The other way only raises"
+        return [self.one('assert not torch.isnan(h).any()', 'if h.abs().max() > 1e6: raise ValueError("too large")',
+                         f'if h.dim() != {len(self.shape)}: raise ValueError("shape")', 'check(len(x) > 0)')]
+
+    def s_try_(self):
+        a, b = self.pair()
+        tried = [f'check({self.cond()})', f'h = {self.use(b)}']
+        return [f'h = {self.use(a)}', 'try:', *indented(tried), 'except ValueError:', *self.block(1)]
+
+    def s_pad(self):
+        "Padded to a multiple, and cut off again"
+        if len(self.shape) == 2 or self.seq: return self.s_pair()
+        a, b = (f'h = {self.use(n)}' for n in self.pair())
+        pad = f'h = F.pad(h, (0, -h.shape[-1] % {self.one(2, 4)}))'
+        return [*self.one([a, pad, b], [pad, a, b], [a, b, pad]), 'h = h[..., :x.shape[-1]]']
+
+    def s_seq(self):
+        "A child that is also taken apart, always in the same way"
+        if self.seq: return self.s_list()
+        s = 'self.' + self.add('s', 'seq', steps=[self.layer_step(), ('bn', {})][::self.one(1, -1)])
+        return self.one([f'for m in {s}: h = m(h)'], [f'h = {s}(h)'], [f'h = {s}(h)', f'h = h + {s}[0].weight.mean()'])
+
+    def s_list(self):
+        "A loop over a ModuleList"
+        layer, bn = self.layer_step(), ('bn', {})
+        steps = [layer, self.layer_step()] if self.seq else self.one([layer, bn], [layer, bn, self.layer_step()], [bn, layer])
+        m, c = 'self.' + self.add('m', 'list', steps=steps), self.cond()
+        return self.one([f'for m in {m}: h = m(h)'], [f'for m in {m}:', '    h = m(h)', f'    if {c}: break'],
+                        [f'for i, m in enumerate({m}): h = m(h) if i == 0 or {c} else h'],
+                        [f'for i in range({self.count()}): h = {m}[i % {len(steps)}](h)'])
+
+    def s_sub(self):
+        "A child that decides too: its answer comes back, or it is told"
+        if self.depth > 1: return self.s_if_()
+        sub, how = Coder(self.rng, self.shape, self.seq, self.depth + 1), self.one('call', 'back', 'told')
+        prog = sub.program(self.rng.randint(1, 3), pair=how == 'back', args='x, f=None' if how == 'told' else 'x')
+        s = 'self.' + self.add('c', 'code', **prog)
+        if how == 'call': return [f'h = {s}(h)']
+        if how == 'told': return [f'h = {s}(h, {self.cond()})']
+        return [f'h, f = {s}(h)', f'if f{self.one("", " is None", " is not None")}:', *self.block(1)]
+
+    def s_chain(self):
+        "A child that decides between two layers of a Sequential"
+        if self.seq or self.depth > 1: return self.s_split()
+        between = ('code', Coder(self.rng, self.shape, False, self.depth + 1).program(self.rng.randint(1, 2)))
+        a, b = [self.layer_step(), ('bn', {})][::self.one(1, 1, -1)]
+        return [f'h = self.{self.add("q", "seq", steps=[a, between, b])}(h)']
+
+    # -- the whole
+    def program(self, size, pair=False, args='x', doors=()):
+        "Options of a step `code` with `size` statements"
+        if pair or 'f=' in args: self.flags.append('f')
+        self.flags += doors
+        self.result = '(h, f)' if pair else 'h'
+        lines = [i for _ in range(size) for i in self.statement()]
+        if pair: lines.append(f'f = {self.one(self.cond(), f"None if {self.cond()} else 1")}')
+        first = ['h = g = x'] + (['f = None'] if 'f=' not in args and re.search(r'\bf\b', ' '.join(lines)) else [])
+        return tidy(dict(parts=self.parts, lines=[*first, *lines, f'return {self.result}'], args=args, seq=self.seq))
+
+
+def bare(rng, shape, seq):
+    "A whole model: options of its step, and its other doors as source of positional inputs, `x` an ordinary input"
+    c, door = Coder(rng, shape, seq), rng.choice(['', '', 'fast', 'embed', 'kind'])
+    if door == 'fast': return c.program(rng.randint(2, 5), args='x, fast=False', doors=['fast']), ['x, True']
+    prog = c.program(rng.randint(2, 5))
+    a, b = c.pair()
+    first, second = f'x = {c.use(a, "x")}', f'x = {c.use(b, "x")}'
+    if door == 'embed':  # a method does the first layers, unless what they give is handed in
+        embed = ['def embed(self, x):', *indented([first, second]), '    return x', '']
+        start = ['x = self.embed(x) if y is None else y']
+        return tidy(dict(prog, parts=c.parts, args='x, y=None', methods=embed, lines=start + prog['lines'])), ['None, x']
+    if door == 'kind':  # an input of other axes is taken too, one layer passed by
+        flat = len(shape) == 2
+        start = ['if x.dim() > 2:' if flat else f'if x.dim() < {len(shape)}:', '    x = x.flatten(1)' if flat else '    x = x[None]',
+                 f'    {first}', 'else:', f'    {first}', f'    {second}']
+        return tidy(dict(prog, parts=c.parts, lines=start + prog['lines'])), ['x[:, None, :]' if flat else 'x[0]']
+    return prog, []
+
+
+def tidy(kw):
+    "A program with only the parts that are named in it"
+    text = '\n'.join([*kw['lines'], *kw.get('methods', ())])
+    return dict(kw, parts={n: p for n, p in kw['parts'].items() if re.search(rf'\b{n}\b', text)})
+
+
+def simpler_program(kw):
+    "Smaller programs: a line, a block, the head of a block, a part's own lines less"
+    def depth(line): return len(line) - len(line.lstrip())
+    lines = kw['lines']
+    for i, line in enumerate(lines):
+        end = i + 1
+        while end < len(lines) and depth(lines[end]) > depth(line): end += 1
+        yield tidy(dict(kw, lines=lines[:i] + lines[end:]))
+        if end > i + 1: yield tidy(dict(kw, lines=lines[:i] + [s[4:] for s in lines[i + 1:end]] + lines[end:]))
+    for n, (op, opts) in kw['parts'].items():
+        smaller = simpler_program(opts) if op == 'code' else fewer_steps(opts) if op == 'seq' else ()
+        for s in smaller: yield dict(kw, parts={**kw['parts'], n: (op, s)})
+
+
+def fewer_steps(kw):
+    steps = kw['steps']
+    for i in range(len(steps) if len(steps) > 1 else 0): yield dict(kw, steps=steps[:i] + steps[i + 1:])
+
+
 # ---------------------------------------------------------------- inventing nets
 class Gen:
     "Adds steps that work, one by one, on live values"
@@ -640,24 +690,17 @@ class Gen:
         self.spec = dict(seed=seed % 100000, inputs=inputs or self.some_inputs(), steps=[], out=[])
         self.net = net_class(self.spec)(self.spec)
         self.vals = dict(enumerate(xs or inputs_of(self.spec)))
-        self.names = {}
 
     # -- draws
     def p(self, prob): return self.rng.random() < prob
     def one(self, *xs): return self.rng.choice(xs)
 
     def some_inputs(self):
-        r = self.rng
-        n = r.choice([1, 2, 2, 3, 4])
-        self.batch = n
-        c = r.choice([2, 3, 4, 6, 8])
-        nd = r.choices([0, 1, 2, 3], [2, 2, 6, 1])[0]
-        s = r.choice([4, 5, 6, 8])
-        shape = (n, c) + (s,) * nd if nd < 3 else (n, c, 4, 4, 4)
-        shapes = [shape]
-        if r.random() < 0.25: shapes.append((n, r.choice([2, 4, 6])) + shape[2:])
-        if r.random() < 0.08: shapes.append((n, 4))
-        return shapes
+        self.batch, c, s = self.one(1, 2, 2, 3, 4), self.one(2, 3, 4, 6, 8), self.one(4, 5, 6, 8)
+        nd = self.rng.choices([0, 1, 2, 3], [2, 2, 6, 1])[0]
+        shape = (self.batch, c) + ((s,) * nd if nd < 3 else (4, 4, 4))
+        more = [(self.batch, self.one(2, 4, 6)) + shape[2:]] if self.p(0.25) else []
+        return [shape, *more, *([(self.batch, 4)] if self.p(0.08) else [])]
 
     def value(self, pred=lambda t: True, late=0.7):
         "A live tensor, mostly one of the last"
@@ -665,13 +708,13 @@ class Gen:
         if not ok: return None
         return self.rng.choice(ok[-3:] if self.p(late) else ok)
 
-    def img(self, late=0.7): return self.value(lambda t: t.dim() > 2 and t.shape[1] > 0, late)
+    def img(self): return self.value(lambda t: t.dim() > 2 and t.shape[1] > 0)
 
     def like(self, i):
-        "Another value of the same shape, or None"
+        "Another value of the same shape, or the same"
         s = self.vals[i].shape
         ok = [j for j, t in self.vals.items() if isinstance(t, torch.Tensor) and j != i and t.shape == s]
-        return self.rng.choice(ok) if ok else None
+        return self.rng.choice(ok) if ok else i
 
     # -- adding steps
     def name(self, stem):
@@ -681,19 +724,21 @@ class Gen:
     def emit(self, op, *src, **kw):
         "The new value's number, or None if the step does not work on these values"
         if any(s is None for s in src): return None
-        if op not in FUN and 'name' not in kw: kw['name'] = self.name(op)
-        if op not in FUN and not hasattr(self, 'quiet') and self.p(0.012):
-            kw['hook'] = self.one('read', 'scale', 'shift', 'inplace', 'stash', 'pre_read', 'pre_scale')
-        before = {i: self.vals[i].clone() for i in src if isinstance(self.vals[i], torch.Tensor)} if op == 'inplace' else {}
+        if op not in ('f', 'write'):
+            kw.setdefault('name', self.name(op))
+            hooks = 'read', 'scale', 'shift', 'inplace', 'stash', 'pre_read', 'pre_scale'
+            if self.p(0.012): kw.setdefault('hook', self.one(*hooks))
+        before = {i: self.vals[i].clone() for i in src} if op == 'write' else {}
         self.net.steps.append((op, tuple(src), kw))
-        k = self.net.n_in + len(self.net.steps) - 1
+        last = len(self.net.steps) - 1
+        k = self.net.n_in + last
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]): self.vals[k] = _advance(self.net, len(self.net.steps) - 1, self.vals)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]): self.vals[k] = _advance(self.net, last, self.vals)
             self.fits(self.vals[k])
         except Exception:
             self.net.steps.pop()
             self.vals.pop(k, None)
-            for i, t in before.items(): self.vals[i] = t
+            self.vals.update(before)
             return None
         return k
 
@@ -701,20 +746,29 @@ class Gen:
         if isinstance(t, (tuple, list)): return
         if t.numel() > 20000 or t.numel() == 0 or not torch.isfinite(t).all() or t.abs().max() > 1e4: raise Invalid('too large')
 
-    # -- single ops with random options
+    def f(self, code, *src): return self.emit('f', *src, code=code)
+    def mod(self, i, *codes): return self.emit('mod', i, code=self.filled(self.one(*codes), i)) if i is not None else None
+
+    def filled(self, code, i):
+        "A row of a table with axes and numbers put in for value `i`"
+        d = self.vals[i].dim()
+        turned = self.rng.sample(range(1, d), d - 1)
+        some = dict(i=self.rng.randrange(1, d), j=self.rng.randrange(1, d), g=self.one(2, 2, 3, 4), nd=d - 2)
+        return code.format(**some, rest=tuple(range(2, d)), turned=', '.join(map(str, turned)))
+
+    # -- layers
     def conv(self, i, **kw):
         if i is None or self.vals[i].dim() < 2: return None
         c = self.vals[i].shape[1]
-        k = self.one(1, 1, 3, 3, 2)
-        kw = dict(out=self.one(2, 4, 6, 8, c), k=k, bias=self.p(0.5)) | kw
+        kw = dict(out=self.one(2, 4, 6, 8, c), k=self.one(1, 1, 3, 3, 2), bias=self.p(0.5)) | kw
         if kw['k'] == 3 and self.p(0.6): kw.setdefault('pad', 1)
         if kw.get('pad') and self.p(0.4): kw['mode'] = self.one('reflect', 'replicate', 'circular')
         if self.p(0.05): kw['pad'] = 'same'
         if self.p(0.2): kw['groups'] = self.one('dw', 2)
         if self.p(0.1): kw['stride'] = 2
         if self.p(0.05): kw['dil'] = 2
-        if self.p(0.04): kw['wrap'] = self.one('wn', 'sn', 'twice', 'tbias')
-        elif self.p(0.05): kw['cls'] = self.one('fconv', 'nobias', 'std', 'gain', 'pad')
+        if self.p(0.04): kw['wrap'] = self.one('wn', 'sn')
+        elif self.p(0.04): kw['cls'] = self.one('fconv', 'std')
         return self.emit('conv', i, **kw) or self.emit('conv', i, out=4, k=1)
 
     def convt(self, i):
@@ -723,7 +777,7 @@ class Gen:
         if self.p(0.3): kw['pad'] = 1
         return self.emit('convt', i, **kw)
 
-    def linear(self, i): return self.emit('linear', i, out=self.one(2, 4, 6, 8), bias=self.p(0.5), **({'wrap': 'wn'} if self.p(0.03) else {}))
+    def linear(self, i): return self.emit('linear', i, out=self.one(2, 4, 6, 8), bias=self.p(0.5))
 
     def layer(self, i):
         "A convolution or linear layer that fits"
@@ -732,81 +786,30 @@ class Gen:
         return self.convt(i) if self.p(0.15) else self.conv(i)
 
     def bn(self, i, **kw):
-        if self.p(0.1): kw.setdefault('kind', self.one('noaffine', 'nostats', 'nomom', 'sync', 'frozen', 'act', 'odd', 'same', 'fbn', 'lazy'))
+        kinds = 'noaffine', 'nostats', 'nomom', 'sync', 'frozen', 'act', 'odd', 'same', 'fbn'
+        if self.p(0.1): kw.setdefault('kind', self.one(*kinds))
         if self.p(0.1): kw['eps'] = self.one(1e-3, 0.1)
         return self.emit('bn', i, **kw)
 
-    def act(self, i):
-        return self.emit('act', i, kind=self.one('relu', 'relu', 'relu', 'gelu', 'sigmoid', 'leaky', 'silu'), inplace=self.p(0.4))
+    def act(self, i): return self.mod(i, *ACTS)
 
     def carrier(self, i):
         "Something an affine map might travel through, or might not"
         if i is None: return None
-        return getattr(self, 'c_' + self.one('none', 'none', 'drop', 'pool', 'pool', 'up', 'perm', 'take', 'pad', 'shape', 'fshape', 'copy'))(i)
-
-    def c_none(self, i):
-        if self.p(0.3): return self.emit('shape', i, kind='identity')
-        how = self.one('clone', 'contig', 'detach', 'data', 'cast', 'double', 'as_', 'pos', 'fdrop', 'drop0', 'last', 'alias', 'numpy')
-        return self.emit('none', i, how=how)
-
-    def c_drop(self, i): return self.emit('drop', i, kind=self.one('', '', '2d', '1d', 'Alpha', 'FeatureAlpha'), inplace=self.p(0.2))
-
-    def c_pool(self, i):
-        if self.p(0.05): return self.emit('mean', i, dims=(0, 1), keep=True)
-        if self.p(0.35): return self.emit('mean', i, how=self.one('mean', 'tmean', 'sum', 'amax'), keep=self.p(0.5))
-        if self.p(0.4): return self.emit('fpool', i, how=self.one('avg', 'max', 'aavg', 'amax'), k=2, pad=self.one(0, 0, 1), out=self.one(1, 2), count=self.p(0.5))
-        return self.emit('pool', i, kind=self.one('Avg', 'Max', 'AdaptiveAvg', 'AdaptiveMax', 'LP'), k=self.one(2, 3), pad=self.one(0, 0, 1),
-                         ceil=self.p(0.3), count=self.p(0.5), out=self.one(1, 2), **({'s': 2} if self.p(0.3) else {}))
-
-    def c_up(self, i):
-        mode, align = self.one(('nearest', None), ('bilinear', False), ('bilinear', True), ('linear', False), ('bicubic', False), ('nearest-exact', None))
-        if self.p(0.3): return self.emit('interp', i, mode=mode, align=align)
-        return self.emit('up', i, mode=mode, align=align)
-
-    def c_perm(self, i):
-        t, how = self.vals[i], self.one('permute', 'permute', 'T', 'T', 'swap', 'move', 'flip', 'roll', 'rot90', 'einsum', 'unfold', 'strided')
-        first = 0 if self.p(0.15) else 1
-        dims = list(range(first, t.dim()))
-        self.rng.shuffle(dims)
-        a, b = self.rng.randrange(first, t.dim()), self.rng.randrange(first, t.dim())
-        return self.emit('perm', i, how=how, dims=[0] * first + dims, a=a, b=b)
-
-    def c_take(self, i):
-        t = self.vals[i]
-        d = self.rng.randrange(1, t.dim())
-        how = self.one('slice', 'slice', 'narrow', 'select', 'index', 'gather', 'mask')
-        s = ((None,),) * d + (self.one((0, 2), (1, None), (None, None, 2), (0, -1)),)
-        return self.emit('take', i, how=how, s=s, dim=d, start=self.one(0, 1), n=self.one(1, 2), idx=self.one((0,), (1, 0), (0, 0, 1)))
-
-    def c_pad(self, i):
-        if self.p(0.5): return self.emit('fpad', i, mode=self.one('constant', 'constant', 'reflect', 'replicate', 'circular'), value=self.one(0., 0., 1.), both=self.p(0.7))
-        return self.emit('padm', i, kind=self.one('Zero', 'Reflection', 'Replication', 'Circular', 'Constant'), pad=1, value=0.3)
-
-    def c_shape(self, i):
-        return self.emit('shape', i, kind=self.one('flatten', 'flatten', 'pixel', 'unpixel', 'cshuffle', 'unflatten', 'fold'), arg=self.one(1, 2, 2))
-
-    def c_fshape(self, i):
-        if self.p(0.2): return self.emit('fshape', i, self.value(), how=self.one('as', 'viewas'))
-        how = self.one('flat', 'tflat', 'flat2', 'view', 'reshape', 'shuffle', 'shuffle', 'regroup', 'batch', 'unflat', 'image', 'unsq', 'sq')
-        return self.emit('fshape', i, how=how, g=self.one(2, 2, 3, 4), dim=self.one(-1, 1, 2))
-
-    def c_copy(self, i): return self.emit('copy', i, how=self.one('expand', 'repeat', 'inter', 'tile', 'expand_as'), g=2, dim=self.one(1, 2))
+        if self.p(0.4): return self.mod(i, *MODULES)
+        code = self.one(*self.one(COPIES, COPIES, MOVES, TAKES, SHAPES, REPEATS, POOLS, POOLS, PADS))
+        return self.f(self.filled(code, i), *([i, self.value()] if 'b)' in code else [i]))
 
     def carriers(self, i, most=2):
         for _ in range(self.rng.randrange(most + 1)): i = self.carrier(i) or i
         return i
 
-    def math(self, i):
-        if i is None: return None
-        how = self.one('add', 'sub', 'mul', 'scale', 'shift', 'neg', 'div', 'max', 'gate', 'relu', 'clamp', 'abs', 'softmax', 'where', 'lerp', 'addcmul',
-                       'norm', 'self', 'square', 'cumsum', 'att', 'matmul', 'std', 'rand', 'noise')
-        j = self.like(i)
-        return self.emit('math', i, *([j] if j is not None else []), how=how)
+    def math(self, i): return None if i is None else self.f(self.one(*MATH), i, self.like(i))
+    def join(self, a, b): return self.f(self.one('torch.cat(xs, 1)', 'a + b', 'a * b', 'a - b'), a, b)
 
     # -- patterns
     def m_layer_bn(self):
-        i = self.carriers(self.layer(self.value()), 1)
-        i = self.bn(i)
+        i = self.bn(self.carriers(self.layer(self.value()), 1))
         return self.act(i) if self.p(0.6) else i
 
     def m_bn_layer(self):
@@ -815,33 +818,28 @@ class Gen:
         return self.layer(self.carriers(self.bn(i), 2))
 
     def m_far(self): return self.bn(self.carriers(self.layer(self.value()), 3))
-
     def m_bn_bn(self): return self.bn(self.carriers(self.bn(self.value()), 1))
 
     def m_head(self):
         i = self.img()
-        if self.p(0.6):
-            a, b = self.emit('pool', i, kind='AdaptiveAvg', out=1), self.emit('pool', i, kind='AdaptiveMax', out=1)
-            i = self.emit('cat', b, a, dim=1)
-        else: i = self.c_pool(i) if i is not None else None
-        i = self.bn(self.emit('fshape', i, how='flat'))
-        if self.p(0.5): i = self.emit('drop', i)
+        a, b = self.mod(i, 'nn.AdaptiveAvgPool{nd}d(1)'), self.mod(i, 'nn.AdaptiveMaxPool{nd}d(1)')
+        i = self.bn(self.f('a.flatten(1)', self.f('torch.cat(xs, 1)', b, a) if self.p(0.6) else a))
+        if self.p(0.5): i = self.mod(i, 'nn.Dropout()')
         i = self.emit('linear', i, out=6)
         return self.emit('linear', self.bn(self.act(i)), out=3)
 
     def m_residual(self):
         i = self.img()
-        if i is None: return None
         c = self.vals[i].shape[1]
         j = self.act(self.bn(self.conv(i, out=c, k=1)))
         j = self.bn(self.emit('conv', j, out=c, k=1, bias=False))
-        return self.emit('inplace', j, i, how='iadd') if self.p(0.3) else self.emit('math', j, i, how='add')
+        return self.emit('write', j, i, code='a.add_(b)') if self.p(0.3) else self.f('a + b', j, i)
 
     def m_cat(self):
-        i, n = self.img(), self.one(2, 2, 3)
-        parts = [self.branchlet(i) for _ in range(n)]
-        if self.p(0.08): return self.layer(self.bn(self.emit('assemble', parts[0], parts[-1])))
-        k = self.emit('cat', *parts, dim=self.one(1, 1, 1, 0, -1)) if self.p(0.9) else self.emit('stack', *parts, dim=self.one(1, 2, -1))
+        i = self.img()
+        parts = [self.branchlet(i) for _ in range(self.one(2, 2, 3))]
+        if self.p(0.08): return self.layer(self.bn(self.f('assembled(a, b)', parts[0], parts[-1])))
+        k = self.f(self.one('torch.cat(xs, 1)', 'torch.cat(xs, 1)', 'torch.cat(xs, 0)', 'torch.cat(xs, -1)', 'torch.stack(xs, 1)'), *parts)
         k = self.bn(k) if self.p(0.7) else k
         return self.layer(self.act(k) if self.p(0.4) else k)
 
@@ -854,173 +852,110 @@ class Gen:
     def m_chunk(self):
         i = self.layer(self.value()) if self.p(0.6) else self.value()
         if self.p(0.4): i = self.bn(i)
-        how = self.one('chunk', 'split', 'tsplit', 'unbind')
-        t = self.emit('cut', i, how=how, n=2, dim=self.one(1, 1, 1, -1, 2))
-        if t is None: return None
-        a, b = self.emit('pick', t, i=0), self.emit('pick', t, i=1)
-        if self.p(0.3): a = self.emit('inplace', a, how=self.one('add', 'imul', 'relu')) or a
+        t = self.f(self.one('a.chunk(2, 1)', 'a.split(a.shape[1] // 2, 1)', 'a.tensor_split(2, 1)', 'a.chunk(2, -1)', 'a.unbind(1)'), i)
+        a, b = self.f('a[0]', t), self.f('a[1]', t)
+        if self.p(0.3): a = self.emit('write', a, code=self.one('a.add_(0.5)', 'a.mul_(0.5)', 'F.relu_(a)')) or a
         a = (self.bn(a) if self.p(0.5) else self.layer(a)) or a
         b = (self.bn(b) if self.p(0.3) else b) or b
-        k = self.emit('cat', *self.one([a, b], [b, a]), dim=1) or self.emit('math', a, b, how=self.one('add', 'mul', 'gate'))
+        k = self.f('torch.cat(xs, 1)', *self.one([a, b], [b, a])) or self.join(a, b)
         return self.bn(k) if self.p(0.4) else k
 
     def m_shared(self):
         "The same layer, or layer and BatchNorm, called twice"
-        i = self.value()
-        if i is None: return None
-        j = self.like(i)
-        j = i if j is None else j
-        n1, n2 = self.name('sh'), self.name('shbn')
-        both, op = self.p(0.6), ('conv' if self.vals[i].dim() > 2 else 'linear')
-        kw = dict(out=4, k=1) if op == 'conv' else dict(out=4)
+        i, n1, n2, both = self.value(), self.name('sh'), self.name('shbn'), self.p(0.6)
+        op, kw = ('conv', dict(out=4, k=1)) if self.vals[i].dim() > 2 else ('linear', dict(out=4))
+        m1, m2 = (n if both or self.p(0.5) else self.name('own') for n in (n1, n2))
         a = self.emit('bn', self.emit(op, i, name=n1, **kw), name=n2)
-        b = self.emit('bn', self.emit(op, j, name=n1 if both or self.p(0.5) else self.name('own'), **kw), name=n2 if both or self.p(0.5) else self.name('bn'))
-        return self.emit(self.one('math', 'cat'), a, b)
-
-    def m_shared_bn(self):
-        i, name = self.value(), self.name('shbn')
-        a = self.emit('bn', i, name=name)
-        return self.emit('bn', self.layer(self.act(a)) if self.p(0.5) else self.math(a), name=name)
-
-    def m_two_readers(self):
-        i = self.layer(self.value())
-        a = self.bn(i)
-        b = self.bn(i) if self.p(0.4) else self.math(i) if self.p(0.5) else self.layer(i)
-        return self.emit(self.one('math', 'cat'), a, b)
+        b = self.emit('bn', self.emit(op, self.like(i), name=m1, **kw), name=m2)
+        if self.p(0.3): b = self.emit('bn', self.math(b), name=n2)
+        return self.join(a, b)
 
     def m_fan_out(self):
-        "One BatchNorm, several readers"
-        i = self.bn(self.act(self.value()))
-        parts = [self.layer(self.carriers(i, 1)) for _ in range(self.one(2, 3))]
+        "One layer, several readers"
+        i = self.bn(self.act(self.value())) if self.p(0.6) else self.layer(self.value())
+        parts = [self.one(self.layer, self.layer, self.bn, self.math)(self.carriers(i, 1)) for _ in range(self.one(2, 3))]
         if self.p(0.2): parts.append(i)
-        return self.emit('cat', *parts, dim=1) or self.emit('math', *parts[:2])
+        return self.f('torch.cat(xs, 1)', *parts) or self.join(*parts[:2])
 
     def m_unet(self):
         i = self.img()
-        d = self.act(self.bn(self.conv(self.emit('fpool', i, how='max', k=2))))
-        u = self.emit('up', d, scale=2) if self.p(0.5) else self.emit('convt', d, out=4, k=2, stride=2)
-        skip = self.bn(i) if self.p(0.6) else i
-        return self.layer(self.emit('cat', u, skip, dim=1))
-
-    def m_se(self):
-        i = self.bn(self.conv(self.img()))
-        g = self.emit('pool', i, kind='AdaptiveAvg', out=1)
-        if g is None: return None
-        g = self.emit('conv', self.act(self.emit('conv', g, out=2, k=1)), out=self.vals[i].shape[1], k=1)
-        return self.emit('math', i, g, how='gate')
-
-    def m_repvgg(self):
-        i = self.img()
-        if i is None: return None
-        c = self.vals[i].shape[1]
-        parts = [self.bn(self.emit('conv', i, out=c, k=3, pad=1, bias=False)), self.bn(self.emit('conv', i, out=c, k=1, bias=False)), self.bn(i)]
-        k = self.emit('math', parts[0], parts[1], how='add')
-        return self.act(self.emit('math', k, parts[2], how='add'))
+        d = self.act(self.bn(self.conv(self.f(self.filled('F.max_pool{nd}d(a, 2)', i), i))))
+        u = self.mod(d, 'nn.Upsample(scale_factor=2)') if self.p(0.5) else self.emit('convt', d, out=4, k=2, stride=2)
+        return self.layer(self.f('torch.cat(xs, 1)', u, self.bn(i) if self.p(0.6) else i))
 
     def m_seq(self):
-        i = self.img()
-        nd = self.one('conv-bn', 'bn-conv', 'conv-relu-bn', 'conv-drop-bn', 'pool-bn-conv', 'bn-bn', 'conv-bn-conv-bn')
-        one = dict(conv=('conv', dict(out=4, k=self.one(1, 3), bias=self.p(0.5))), bn=('bn', {}), relu=('act', dict(kind='relu', inplace=True)),
-                   drop=('drop', {}), pool=('pool', dict(kind='Avg', k=2)))
-        return self.emit('seq', i, steps=[copy.deepcopy(one[w]) for w in nd.split('-')])
+        one = dict(conv=('conv', dict(out=4, k=self.one(1, 3), bias=self.p(0.5))), bn=('bn', {}), relu=('mod', dict(code='nn.ReLU(inplace=True)')),
+                   drop=('mod', dict(code='nn.Dropout()')), pool=('mod', dict(code='nn.AvgPool2d(2)')))
+        words = self.one('conv bn', 'bn conv', 'conv relu bn', 'conv drop bn', 'pool bn conv', 'bn bn', 'conv bn conv bn')
+        return self.emit('seq', self.img(), steps=[copy.deepcopy(one[w]) for w in words.split()])
 
     def m_sub(self):
+        "A net in the net, sometimes called twice"
         if self.depth > 1: return None
         i, j = self.value(), self.value(late=0.3)
-        if i is None: return None
-        src = [i] if self.p(0.6) or j is None else [i, j]
+        src = [i] if self.p(0.6) else [i, j]
         xs = [self.vals[s].clone() for s in src]
-        g = Gen(self.rng.randrange(10**6), [tuple(x.shape) for x in xs], self.depth + 1, xs)
-        spec = g.grow(self.one(1, 2, 3), 1)
+        spec = Gen(self.rng.randrange(10**6), [tuple(x.shape) for x in xs], self.depth + 1, xs).grow(self.one(1, 2, 3), 1)
         if spec is None: return None
         name = self.name('blk')
         k = self.emit('sub', *src, name=name, spec=spec)
         if k is None or self.p(0.7): return k
-        return self.emit('math', k, self.emit('sub', *[self.like(s) or s for s in src], name=name, spec=spec), how='add')
+        return self.f('a + b', k, self.emit('sub', *map(self.like, src), name=name, spec=spec))
 
     def m_stash(self):
-        i = self.value()
-        if i is None: return None
-        op, name = self.one('conv', 'bn', 'act'), self.name('st')
-        kw = dict(out=4, k=1) if op == 'conv' else {}
-        k = self.emit(op, i, name=name, hook='stash', **kw)
-        if k is None: return None
-        j = self.carriers(self.bn(k) if op != 'bn' else self.act(k), 1)
-        return self.emit('unstash', j, name=name)
+        "A hook keeps what a layer gives, and it is added further on"
+        i, op, name = self.value(), self.one('conv', 'bn'), self.name('st')
+        k = self.emit(op, i, name=name, hook='stash', **(dict(out=4, k=1) if op == 'conv' else {}))
+        return self.f(f'stashed(net, {name!r}, a)', self.carriers(self.bn(k) if op == 'conv' else self.act(k), 1))
 
     def m_tie(self):
+        "Two layers with one weight"
         i, op, n1 = self.value(), self.one('conv', 'bn', 'linear'), self.name('ti')
         kw = dict(conv=dict(out=4, k=1), linear=dict(out=4), bn={})[op]
         a = self.emit(op, i, name=n1, **kw)
-        b = self.emit(op, self.like(i) or i, name=self.name('tied'), tie=(self.one('weight', 'weight', 'bias'), n1), **kw)
-        a, b = (self.bn(a) if self.p(0.8) else a), (self.bn(b) if self.p(0.6) else b)
-        return self.emit(self.one('math', 'cat'), a, b)
+        b = self.emit(op, self.like(i), name=self.name('tied'), tie=(self.one('weight', 'weight', 'bias'), n1), **kw)
+        return self.join(self.bn(a) if self.p(0.8) else a, self.bn(b) if self.p(0.6) else b)
 
-    def m_wread(self):
-        "A parameter or buffer with a second reader, or used by hand"
-        i, op = self.value(), self.one('conv', 'bn')
-        name = self.name('wr')
-        a = self.emit(op, i, name=name, **(dict(out=4, k=1) if op == 'conv' else {}))
-        b = self.bn(a) if op == 'conv' else self.layer(a)
-        if self.p(0.3): return self.emit('fconv' if op == 'conv' else 'fbn', i, name=name)
-        return self.emit('wread', b, name=name, attr=self.one('weight', 'bias') if op == 'conv' else self.one('weight', 'bias', 'running_mean', 'running_var'))
-
-    def m_loop(self):
-        i, a, b = self.value(), self.name('lp'), self.name('lpbn')
-        if i is None: return None
-        c = self.vals[i].shape[1]
-        k = self.emit('bn', self.emit('conv', i, name=a, out=c, k=1), name=b)
-        return self.emit('loop', k, names=[a, b]) if self.p(0.6) else self.emit('loop', k, names=[b])
-
-    def m_branch(self):
-        i = self.bn(self.layer(self.value()))
-        return self.layer(self.emit('branch', i, self.one(0, i), thr=self.one(-1e9, -1e9, 1e9, 1e9, 0.), how=self.one('relu', 'same')))
-
-    def m_route(self):
-        "Two layers of one shape, one of them taken"
-        i, a, b = self.value(), self.name('ra'), self.name('rb')
-        if i is None: return None
-        op, kw = self.one(('conv', dict(out=4, k=1)), ('conv', dict(out=self.vals[i].shape[1], k=3, pad=1)), ('bn', {}), ('linear', dict(out=4)))
-        if self.p(0.5): i = self.bn(i)
-        k = self.emit('route', i, 0, names=[a, b], each=(op, kw), thr=self.one(0., 0., -1e9))
-        return self.bn(self.act(k) if self.p(0.3) else k) if self.p(0.6) else self.layer(k)
+    def m_weight(self):
+        "A weight or buffer with a second reader, or used by hand; a layer called once more"
+        i, op, name = self.value(), self.one('conv', 'bn'), self.name('wr')
+        d = self.vals[i].dim()
+        a = self.emit(op, i, name=name, **(dict(out=self.vals[i].shape[1], k=1) if op == 'conv' else {}))
+        b, m = self.bn(a) if op == 'conv' else self.layer(a), f'net.get({name!r})'
+        by_hand = f'F.conv{d - 2}d(a, {m}.weight, {m}.bias)' if op == 'conv' else f'F.batch_norm(a, {m}.running_mean, {m}.running_var)'
+        attr = self.one('weight', 'bias') if op == 'conv' else self.one('weight', 'bias', 'running_mean', 'running_var')
+        if self.p(0.4): return self.f(f'a * (1 + {m}.{attr}.mean())', b)
+        return self.f(by_hand, i) if self.p(0.5) else self.f(f'{m}(a)', self.like(i))
 
     def m_sum(self):
         "A sum of terms of one shape: convolutions of the same value, the value itself, BatchNorms of it, some twice"
         i = self.value()
-        if i is None: return None
         c = self.vals[i].shape[1]
         k = self.summand(i, c)
         for _ in range(self.one(1, 2, 3)):
             j = self.summand(i, c) if self.p(0.8) else k
-            k = self.emit('inplace', k, j, how='iadd') if self.p(0.1) else self.emit('math', k, j, how=self.one('add', 'add', 'add', 'sub'))
+            k = self.emit('write', k, j, code='a.add_(b)') if self.p(0.1) else self.f(self.one('a + b', 'a + b', 'a - b'), k, j)
         return self.bn(k) if self.p(0.5) else self.act(k)
 
     def summand(self, i, c):
         if self.p(0.15): return i
         if self.p(0.3): return self.bn(i)
-        k = self.emit('linear', i, out=self.vals[i].shape[-1]) if self.vals[i].dim() == 2 or self.p(0.1) else \
-            self.emit('conv', i, out=c, **self.one(dict(k=3, pad=1), dict(k=1), dict(k=3, pad=1, groups='dw'), dict(k=3, pad=1, mode='reflect'), dict(k=3, dil=2, pad=2)), bias=self.p(0.5))
+        kinds = dict(k=3, pad=1), dict(k=1), dict(k=3, pad=1, groups='dw'), dict(k=3, pad=1, mode='reflect'), dict(k=3, dil=2, pad=2)
+        if self.vals[i].dim() == 2 or self.p(0.1): k = self.emit('linear', i, out=self.vals[i].shape[-1])
+        else: k = self.emit('conv', i, out=c, bias=self.p(0.5), **self.one(*kinds))
         return self.bn(k) if self.p(0.4) else k
 
-    def m_inplace(self):
+    def m_write(self):
         i = self.value() if self.p(0.5) else self.layer(self.value())
-        if i is None: return None
-        if self.p(0.25): view = self.c_take(i)
-        else: view = i
-        if view is None: return None
-        s = ((None,), self.one((0, 1), (1, None), (None,)))
-        how = self.one('relu', 'frelu', 'add', 'iadd', 'imul', 'set', 'setv', 'copy', 'data', 'detach', 'out', 'zero', 'mask')
-        j = self.like(view)
-        self.emit('inplace', view, *([j] if j is not None and self.p(0.6) else []), how=how, s=s)
+        view = self.f(self.filled(self.one(*TAKES), i), i) if self.p(0.25) else i
+        self.emit('write', view, self.like(view), code=self.one(*WRITES))
         return self.bn(i) if self.p(0.6) else self.layer(i)
 
     def m_seq3d(self):
         "Linear on the last axis, BatchNorm on the second: they differ unless transposed"
-        i = self.value(lambda t: t.dim() == 3) or self.emit('fshape', self.img(), how='flat2')
+        i = self.value(lambda t: t.dim() == 3) or self.f('a.flatten(2)', self.img())
         k = self.linear(i)
-        if self.p(0.5): k = self.emit('perm', k, how='T', a=1, b=2)
-        return self.bn(k)
+        return self.bn(self.f('a.transpose(1, 2)', k) if self.p(0.5) else k)
 
     def m_alias(self):
         "A module registered under two names"
@@ -1032,14 +967,15 @@ class Gen:
     def m_carrier(self): return self.carrier(self.value())
     def m_act(self): return self.act(self.value())
 
-    MOTIFS = dict(layer_bn=8, bn_layer=8, far=8, bn_bn=2, head=4, residual=4, cat=6, chunk=4, shared=2, shared_bn=1, two_readers=2, fan_out=3, unet=3,
-                  se=2, repvgg=2, seq=3, sub=3, stash=1, tie=1, wread=1, loop=1, branch=1, inplace=3, seq3d=2, math=3, carrier=4, act=2, alias=1, route=1, sum=4)
+    MOTIFS = dict(layer_bn=8, bn_layer=8, far=8, bn_bn=2, head=4, residual=4, cat=6, chunk=4, shared=3, fan_out=4, unet=3, seq=3,
+                  sub=3, stash=1, tie=1, weight=2, write=3, seq3d=2, math=3, carrier=4, act=2, alias=1, sum=5)
 
     def grow(self, motifs, outs=None):
         "Some patterns, then the outputs; None if nothing came of it"
         for _ in range(motifs):
             m = self.rng.choices(list(self.MOTIFS), list(self.MOTIFS.values()))[0]
-            with suppress(IndexError, AttributeError, ValueError): getattr(self, 'm_' + m)()  # the value at hand has too few axes, or is a list
+            # the value at hand has too few axes, or there is none
+            with suppress(IndexError, AttributeError, ValueError, KeyError): getattr(self, 'm_' + m)()
         steps = self.net.steps
         if not steps: return None
         used = {s for _, src, _ in steps for s in src}
@@ -1054,7 +990,7 @@ class Gen:
     def ending(self, i):
         "An output made of value `i`: mostly not a BatchNorm's own"
         if self.p(0.25): return i
-        j = self.layer(i) if self.p(0.3) else self.emit('math', i, how=self.one('relu', 'relu', 'square', 'softmax'))
+        j = self.layer(i) if self.p(0.3) else self.f(self.one('F.relu(a)', 'F.relu(a)', 'a * a', 'a.softmax(1)'), i)
         return i if j is None else j
 
     def finish(self, inner):
@@ -1075,10 +1011,10 @@ class WayGen(Gen):
         i = self.value(lambda t: t.dim() > 1)
         if i is None: return None
         if self.p(0.4): i = (self.bn(i) if self.p(0.5) else self.layer(i)) or i
-        c = programs.Coder(self.rng, self.vals[i].shape, seq=self.vals[i].dim() == 3 and self.p(0.3))
+        c = Coder(self.rng, self.vals[i].shape, seq=self.vals[i].dim() == 3 and self.p(0.3))
         pair = self.p(0.1)
-        k = self.emit('code', i, **programs.tidy(c.program(self.one(1, 2, 3, 4), pair=pair)))
-        if pair: k = self.emit('pick', k, i=0)
+        k = self.emit('code', i, **c.program(self.one(1, 2, 3, 4), pair=pair))
+        if pair: k = self.f('a[0]', k)
         return (self.bn(k) if self.p(0.5) else self.layer(k)) if self.p(0.4) else k
 
     MOTIFS = Gen.MOTIFS | dict(code=60)
@@ -1096,7 +1032,7 @@ def whole(seed):
     nd = rng.choices([0, 1, 2, 3], [2, 3, 6, 1])[0]
     seq, s = nd == 1 and rng.random() < 0.8, rng.choice([4, 5, 6, 8])
     shape = (n, s, c) if seq else (n, c) + ((s,) * nd if nd < 3 else (4, 4, 4))
-    prog, others = programs.bare(rng, shape, seq)
+    prog, others = bare(rng, shape, seq)
     fresh = rng.choice([k for k in (2, 4, 5) if k != n])
     spec = dict(seed=seed % 100000, inputs=[shape], out=[1], fresh=fresh, bare=True, zero=0.)
     return spec | (dict(doors=others) if others else {}) | dict(steps=[('code', (0,), dict(name='net', **prog))])
@@ -1170,12 +1106,9 @@ def simpler(spec):
     for i, (op, src, kw) in enumerate(spec['steps']):
         if op == 'sub':
             for s in simpler(kw['spec']): yield _with(spec, i, (op, src, dict(kw, spec=s)))
-        if op == 'seq':
-            for k in range(len(kw['steps'])): yield _with(spec, i, (op, src, dict(kw, steps=kw['steps'][:k] + kw['steps'][k + 1:])))
-        if op == 'code':
-            for s in programs.simpler_program(kw): yield _with(spec, i, (op, src, s))
+        for s in simpler_program(kw) if op == 'code' else fewer_steps(kw) if op == 'seq' else (): yield _with(spec, i, (op, src, s))
         for k in kw:
-            if k not in ('name', 'spec', 'steps', 'how', 'tie', 'seq', *programs.TEXT):
+            if k not in ('name', 'spec', 'steps', 'code', 'tie', 'seq', 'parts', 'lines', 'args', 'methods'):
                 yield _with(spec, i, (op, src, {a: b for a, b in kw.items() if a != k}))
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from models import Fn, bits, other_batch, real
-from nets import FBN, FConv, NoBiasConv, OddBN2d, OtherEpsBN2d, SameBN2d, StdConv, WritesBN2d
+from nets import FBN, FConv, OddBN2d, SameBN2d, StdConv
 
 
 # ---------------------------------------------------------------- how a trap is told
@@ -135,6 +135,21 @@ def zeroed(m): m.bn.weight[:2] = 0
 
 @torch.no_grad()
 def centred(m): m.bn.running_mean.zero_(), m.bn.bias.zero_()
+
+
+class NoBiasConv(nn.Conv2d):
+    "Ignores its bias: a bias given to it later is lost"
+    def forward(self, x): return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+
+class OtherEpsBN2d(nn.BatchNorm2d):
+    "One with an epsilon of its own"
+    def forward(self, x): return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., 0.5)
+
+
+class WritesBN2d(nn.BatchNorm2d):
+    "One that doubles its input in place"
+    def forward(self, x): return super().forward(x.mul_(2))
 
 
 # ---------------------------------------------------------------- absorbers in front of the BatchNorm
@@ -364,7 +379,7 @@ def the_other_reader_pads(s, x):
     return s.bn(y).relu() + s.other(y)
 
 
-@forward(keeps=dict(bn='kept'), conv=conv(), bn=bn())
+@forward(keeps=dict(bn='output'), conv=conv(), bn=bn())
 def a_view_of_conv_is_an_output(s, x):
     y = s.conv(x)
     return y[:, :1], s.bn(y).relu()

@@ -19,9 +19,8 @@ import torch.fx
 from torch import nn
 
 from fastai_bnfold.bench import machine
-from fastai_bnfold.fold import nudged
-from fastai_bnfold.plan import Batch, resized
-from models import TOL, bn_layers, calibrate, engine, fasterai_fold, fx_fuse, randomize_bn, rel_err, run
+from fastai_bnfold.looks import Batch, resized
+from models import TOL, bn_layers, calibrate, engine, fasterai_fold, fx_fuse, randomize_bn, rel_err, run, tree_map
 
 Entry = namedtuple('Entry', 'name build batch')  # batch(n, seed) -> positional inputs for n items
 
@@ -171,7 +170,7 @@ def timm_models():
     for family, (name, size) in TIMM.items(): yield Entry(f'{family}: {name}', _timm(name), images(size))
 
 
-LIBRARIES = dict(smp='segmentation_models_pytorch', tsai='tsai', transformers='transformers')  # sets of libraries that `make setup` does not install
+LIBRARIES = dict(smp='segmentation_models_pytorch', tsai='tsai', transformers='transformers', ultralytics='ultralytics')  # sets of libraries that `make setup` does not install
 MOST = 60_000_000  # parameters: in float64, with copies, larger models take a small machine too long
 large = []  # names left out for that, or because they take only images of 384 pixels and more
 
@@ -251,6 +250,28 @@ def transformers_models():
         if built_with_bn(b := _transformers(config, model)): yield Entry(model, b, images(size, 4 if 'Matte' in model else 3))
 
 
+ULTRALYTICS = dict(  # class of the model = configurations
+    DetectionModel="""yolov3-tiny yolov3 yolov5n yolov6n yolov8n yolov8n-ghost yolov8n-p2 yolov9t yolov9c yolov10n yolo11n
+        yolo12n yolo26n""",
+    SegmentationModel='yolov8n-seg yolo11n-seg', PoseModel='yolov8n-pose yolo11n-pose', OBBModel='yolov8n-obb yolo11n-obb',
+    ClassificationModel='yolov8n-cls yolo11n-cls', WorldModel='yolov8s-world', RTDETRDetectionModel='rtdetr-l')
+
+
+def _ultralytics(kind, name):
+    def build():
+        os.environ.update(YOLO_OFFLINE='True', YOLO_VERBOSE='False')
+        from ultralytics.nn import tasks
+        return getattr(tasks, kind)(f'{name}.yaml', verbose=False)
+    return build
+
+
+def ultralytics_models():
+    "ultralytics: detection of every generation, and one of each other task"
+    for kind, names in ULTRALYTICS.items():
+        for name in names.split():
+            if built_with_bn(b := _ultralytics(kind, name)): yield Entry(f'{kind} {name}', b, images(128))
+
+
 def built_with_bn(build):
     "Whether the model can be built here, and has BatchNorm"
     try: return bool(bn_layers(build()))
@@ -258,7 +279,7 @@ def built_with_bn(build):
 
 
 SETS = dict(fastai=fastai_models, torchvision=torchvision_models, timm=timm_models, timm_all=timm_all, smp=smp_models, tsai=tsai_models,
-    transformers=transformers_models)
+    transformers=transformers_models, ultralytics=ultralytics_models)
 
 
 # ---------------------------------------------------------------- measuring
@@ -277,7 +298,7 @@ def digest(t): return hashlib.sha1(t.detach().contiguous().numpy().tobytes()).he
 def larger(model, fresh):
     "A fresh batch with longer axes, where the model takes one"
     sizes = {n for t in fresh if isinstance(t, torch.Tensor) and t.is_floating_point() for n in t.shape[2:] if n >= 16}
-    other = list(resized(Batch(tuple(fresh)), lengths={n: n + n // 2 for n in sizes}, first=2).args)
+    other = list(resized(Batch(tuple(fresh)), lengths={n: n + n // 2 for n in sizes}).args)
     try: ref = run(model, other)
     except Exception: return None
     return (other, ref) if unsteady(model, other, ref) < TOL / 1e3 else None  # there, rounding alone makes another answer
@@ -320,7 +341,8 @@ def theirs(tool, model, fresh, ref):
 
 def unsteady(model, fresh, ref):
     "How far the unfolded model's own output moves when its input moves by a unit in the last place"
-    return rel_err(ref, run(model, nudged(Batch(tuple(fresh))).args))
+    def up(t): return torch.nextafter(t, torch.full_like(t, float('inf'))) if t.is_floating_point() else t
+    return rel_err(ref, run(model, tree_map(up, list(fresh))))
 
 
 def attempt(n, noise, f, *args):
