@@ -165,7 +165,7 @@ def test_runs_where_only_torch_is(tmp_path):
 def test_bench_imports_nothing_above_it():
     "It is at the bottom of what times models; folding imports it"
     lines = Path(B.__file__).read_text().splitlines()
-    assert {l.split()[1] for l in lines if l.lstrip().startswith('from .')} == {'.ops', '.state'}
+    assert {l.split()[1] for l in lines if l.lstrip().startswith('from .')} == {'.calls', '.state'}
     assert not [l for l in lines if 'fastai_bnfold.' in l and 'import' in l]
 
 

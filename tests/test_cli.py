@@ -185,7 +185,7 @@ def test_onnx_refused(here, capsys, monkeypatch):
 
 def test_onnx_is_not_installed(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    fails(capsys, contents(), REFUSED, call("vision.pkl", "--onnx"), "not installed: onnxruntime", "pip install 'fastai-bnfold[onnx]'")
+    fails(capsys, contents(), REFUSED, call("vision.pkl", "--onnx"), "not installed: onnxruntime", "pip install 'fastai-bnfold[onnx]")
 
 def test_engines(here, capsys, monkeypatch):
     from fastai_bnfold import engines as bench

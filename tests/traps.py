@@ -641,8 +641,8 @@ def looks_at(m, args, out=None): pass
 
 
 HOOKS = dict(
-    hook_that_looks=('hook', 'conv', looks_at), hook_that_changes=('between', 'conv',
-                                                                   twice), hook_on_the_box=('between', 'box', twice),
+    hook_that_looks=('hook', 'conv', looks_at), hook_that_changes=('hook', 'conv',
+                                                                   twice), hook_on_the_box=('hook', 'box', twice),
     hook_on_bn=('hook', 'bn', looks_at), pre_hook_on_bn=('hook', 'bn', looks_at, True))
 for name, (kind, *hook) in HOOKS.items():
     first = dict(box=seq(conv=conv())) if hook[0] == 'box' else dict(conv=conv())
