@@ -144,7 +144,8 @@ class NoBiasConv(nn.Conv2d):
 
 class OtherEpsBN2d(nn.BatchNorm2d):
     "One with an epsilon of its own"
-    def forward(self, x): return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., 0.5)
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., 0.5)
 
 
 class WritesBN2d(nn.BatchNorm2d):
@@ -641,13 +642,12 @@ def looks_at(m, args, out=None): pass
 
 
 HOOKS = dict(
-    hook_that_looks=('hook', 'conv', looks_at), hook_that_changes=('hook', 'conv',
-                                                                   twice), hook_on_the_box=('hook', 'box', twice),
-    hook_on_bn=('hook', 'bn', looks_at), pre_hook_on_bn=('hook', 'bn', looks_at, True))
-for name, (kind, *hook) in HOOKS.items():
+    hook_that_looks=('conv', looks_at), hook_that_changes=('conv', twice), hook_on_the_box=('box', twice),
+    hook_on_bn=('bn', looks_at), pre_hook_on_bn=('bn', looks_at, True))
+for name, hook in HOOKS.items():
     first = dict(box=seq(conv=conv())) if hook[0] == 'box' else dict(conv=conv())
-    add(name, lambda hook=hook, first=first: hooked(*hook, **copy.deepcopy(first), bn=bn(), act=nn.ReLU()),
-        keeps=dict(bn=kind))
+    build = lambda hook=hook, first=first: hooked(*hook, **copy.deepcopy(first), bn=bn(), act=nn.ReLU())
+    add(name, build, keeps=dict(bn='hook'))
 
 
 @model(keeps=dict(bn='between'))
@@ -972,7 +972,7 @@ class Cond(nn.Module):
 chain('torch_cond', 'a.bn', keeps=dict(bn='between'), a=block(), conv=same(3, 4), cond=Cond(), bn=bn(), end=nn.ReLU())
 
 
-# ---------------------------------------------------------------- looks: `f` between the layers leaves the example alone
+# ---------------------------------------------------------------- looks: `f` between the layers spares the example
 def look(name, f, others=SIZES, keeps='looks'):
     def run(s, x): return s.bn(f(s.conv(s.block(x)), x))
     add(f'seen_by_{name}', lambda: Fn(run, conv=same(3, 4), bn=bn(), block=block()), 'block.bn', dict(bn=keeps),
