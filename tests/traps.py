@@ -183,6 +183,42 @@ def keywords_and_modes(s, x):
     with torch.inference_mode(): return s.bn(input=s.conv(input=x.to(memory_format=torch.channels_last)))
 
 
+@forward('bn', xb=VEC, w=nn.Parameter(torch.linspace(-1, 1, 30).view(6, 5)), p=nn.Parameter(torch.linspace(-1, 2, 5)),
+         bn=bn1(5))
+def product_with_a_matrix(s, x): return s.bn(x @ s.w + s.p).relu()
+
+
+@forward(keeps=dict(bn='between'), xb=VEC, w=nn.Parameter(torch.linspace(-1, 1, 30).view(6, 5)), bn=bn1(5))
+def product_with_a_computed_matrix(s, x): return s.bn(x @ s.w.tanh()).relu()
+
+
+ITEMS = (torch.arange(28).view(4, 7) % 10,)
+
+
+@forward('bn', xb=ITEMS, emb=nn.Embedding(10, 6), bn=bn1(6), lin=nn.Linear(6, 3))
+def embedding(s, x): return s.lin(s.bn(s.emb(x[:, 0])).relu())
+
+
+@forward(keeps=dict(bn='used'), xb=ITEMS, emb=nn.Embedding(10, 6, max_norm=1.), bn=bn1(6), lin=nn.Linear(6, 3),
+         force=True)
+def embedding_that_writes_its_weight(s, x): return s.lin(s.bn(s.emb(x[:, 0])).relu())
+
+
+@model('bn')
+def deformable_convolution():
+    from torchvision.ops import DeformConv2d
+    off, layer = same(3, 18), DeformConv2d(3, 4, 3, padding=1)
+    return Fn(lambda s, x: s.bn(s.layer(x, s.off(x))).relu(), off=off, layer=layer, bn=bn())
+
+
+@model(keeps=dict(bn='between'))
+def bn_before_a_deformable_convolution():
+    "It reads zeros beside the image, which the shift would not reach"
+    from torchvision.ops import DeformConv2d
+    off, layer = same(3, 18), DeformConv2d(3, 4, 3)
+    return Fn(lambda s, x: s.layer(s.bn(x.relu()), s.off(x)[..., 1:-1, 1:-1]).relu(), off=off, layer=layer, bn=bn(3))
+
+
 # ---------------------------------------------------------------- absorbers behind it
 chain('bn_conv', 'bn', act=nn.ReLU(), bn=bn(3), conv=conv(), end=nn.ReLU())
 chain('bn_conv_zero_padding', keeps=dict(bn='between'), act=nn.ReLU(), bn=bn(3), conv=same(3, 4), end=nn.ReLU())
@@ -267,6 +303,9 @@ carrier('sort', lambda y: y.sort(1)[0], 'between')
 carrier('where', lambda y: torch.where(y > 0, y, 0.1 * y), 'between')
 carrier('product', lambda y: y * y.mean((2, 3), keepdim=True), 'between')
 carrier('dropout_that_drops', lambda y: F.dropout(y, 0.5, True), 'between')
+carrier('numbers', lambda y: (1 - y * 2.5) / 7 + 3)
+carrier('max_pool_of_a_negated_map', lambda y: F.max_pool2d(y * -1., 2), fix=positive)
+carrier('zeros_after_a_number', lambda y: F.pad(y + 1, (1, 1)), 'padding')
 carrier('function_of_autograd', lambda y: Square.apply(y), 'between')
 carrier('scripted_function', lambda y: scripted_relu(y), 'between')
 
