@@ -138,7 +138,8 @@ def mk_code(x, parts, seq=False, **text):
     return program_class(source(own, **text))(**own)
 
 
-MAKE = dict(conv=mk_conv, convt=mk_convt, linear=mk_linear, bn=mk_bn, mod=mk_mod, seq=mk_seq, list=mk_list, code=mk_code)
+MAKE = dict(conv=mk_conv, convt=mk_convt, linear=mk_linear, bn=mk_bn, mod=mk_mod, seq=mk_seq, list=mk_list,
+            code=mk_code)
 OUR = ('name', 'hook', 'tie', 'alias')
 
 
@@ -174,42 +175,46 @@ def compute(net, op, xs, code):
 
 # What an affine map might travel through, or might not. `i` is an axis, `j` another, `g` a number, `nd` how many axes
 # of positions there are, `rest` are these axes, `turned` are the axes after the items in another order
-COPIES = ['a.clone()', 'a.contiguous()', 'a.detach()', 'a.data', 'a.to(torch.float64)', 'a.double()', '+a', 'a.type_as(b)',
-          'F.dropout(a, 0.5, net.training)', 'F.dropout(a, 0., True)', 'a.view(a.shape)', 'torch.from_numpy(a.numpy().copy())']
+COPIES = ['a.clone()', 'a.contiguous()', 'a.detach()', 'a.data', 'a.to(torch.float64)', 'a.double()', '+a',
+          'a.type_as(b)', 'F.dropout(a, 0.5, net.training)', 'F.dropout(a, 0., True)', 'a.view(a.shape)',
+          'torch.from_numpy(a.numpy().copy())']
 MOVES = ['a.permute(0, {turned})', 'a.permute(0, {turned})', 'a.transpose({i}, {j})', 'a.transpose({i}, {j})',
          'torch.swapaxes(a, {i}, {j})', 'a.movedim({i}, {j}).contiguous()', 'a.flip({i})', 'a.roll(1, {i})',
          'a.rot90(1, (-2, -1))', 'a.unfold(-1, 2, 1).flatten(-2)', 'a.transpose(0, {i})']
-TAKES = ['a.narrow({i}, 0, 2)', 'a.narrow({i}, 1, 1)', 'a[:, 1:]', 'a[:, :-1]', 'a[..., ::2]', 'a.select({i}, 0)', 'a[:, [0, 0, 1]]',
-         'a.index_select({i}, torch.tensor([1, 0]))', 'a[:, torch.arange(a.shape[1]) % 2 == 0]']
+TAKES = ['a.narrow({i}, 0, 2)', 'a.narrow({i}, 1, 1)', 'a[:, 1:]', 'a[:, :-1]', 'a[..., ::2]', 'a.select({i}, 0)',
+         'a[:, [0, 0, 1]]', 'a.index_select({i}, torch.tensor([1, 0]))', 'a[:, torch.arange(a.shape[1]) % 2 == 0]']
 SHAPES = ['a.flatten(1)', 'torch.flatten(a, 1)', 'a.flatten(2)', 'a.view(len(a), -1)', 'a.reshape(len(a), -1)',
           'a.unflatten(1, ({g}, -1)).transpose(1, 2).flatten(1, 2)', 'a.reshape(len(a), a.shape[1] // {g}, -1)',
-          'a.flatten(0, 1).unsqueeze(1)', 'a.unflatten(1, ({g}, -1))', 'a.reshape(len(a), -1, {g}, {g})', 'a.unsqueeze({i})',
-          'a.squeeze({i})', 'a.reshape_as(b)', 'a.view_as(b)']
+          'a.flatten(0, 1).unsqueeze(1)', 'a.unflatten(1, ({g}, -1))', 'a.reshape(len(a), -1, {g}, {g})',
+          'a.unsqueeze({i})', 'a.squeeze({i})', 'a.reshape_as(b)', 'a.view_as(b)']
 REPEATS = ['a.repeat(1, 2, *[1] * {nd})', 'a.repeat_interleave(2, {i})', 'a.mean({rest}, keepdim=True).expand_as(a)',
            'a.unsqueeze(2).expand(-1, -1, 2, *a.shape[2:]).flatten(1, 2)']
-POOLS = ['a.mean({rest})', 'torch.mean(a, {rest}, True)', 'a.sum({rest})', 'a.amax({rest}, keepdim=True)', 'a.mean((0, 1), True)',
-         'F.avg_pool{nd}d(a, 2)', 'F.avg_pool{nd}d(a, 2, padding=1)', 'F.max_pool{nd}d(a, 2)', 'F.max_pool{nd}d(a, 2, padding=1)',
-         'F.adaptive_avg_pool{nd}d(a, 1)', 'F.adaptive_max_pool{nd}d(a, 2)', 'F.interpolate(a, scale_factor=2)',
-         "F.interpolate(a, scale_factor=2, mode='bilinear')", "F.interpolate(a, scale_factor=2, mode='bicubic')"]
+POOLS = ['a.mean({rest})', 'torch.mean(a, {rest}, True)', 'a.sum({rest})', 'a.amax({rest}, keepdim=True)',
+         'a.mean((0, 1), True)', 'F.avg_pool{nd}d(a, 2)', 'F.avg_pool{nd}d(a, 2, padding=1)', 'F.max_pool{nd}d(a, 2)',
+         'F.max_pool{nd}d(a, 2, padding=1)', 'F.adaptive_avg_pool{nd}d(a, 1)', 'F.adaptive_max_pool{nd}d(a, 2)',
+         'F.interpolate(a, scale_factor=2)', "F.interpolate(a, scale_factor=2, mode='bilinear')",
+         "F.interpolate(a, scale_factor=2, mode='bicubic')"]
 PADS = ['F.pad(a, [1, 1] * {nd})', 'F.pad(a, [1, 0] * {nd})', 'F.pad(a, [1, 1] * {nd}, value=1.)',
         *(f"F.pad(a, [1, 1] * {{nd}}, '{mode}')" for mode in ('reflect', 'replicate', 'circular'))]
-MATH = ['a + b', 'a + b', 'a - b', 'a * b', 'a * 0.5', 'a + 0.5', '-a', 'a / 0.5', 'torch.maximum(a, b)', 'a * b.sigmoid()', 'F.relu(a)',
-        'a.clamp(-1, 1)', 'a.abs()', 'a.softmax(1)', 'torch.where(a > 0, a, b)', 'torch.lerp(a, b, 0.5)', 'torch.addcmul(a, a, b)',
-        'F.normalize(a, dim=1)', 'a + a', 'a * a', 'a.cumsum(1)', 'a - a.mean(1, keepdim=True)', 'F.dropout(a, 0.5, True)',
-        'a + torch.rand_like(a)', 'a * a.mean((2, 3), keepdim=True).sigmoid()',
+MATH = ['a + b', 'a + b', 'a - b', 'a * b', 'a * 0.5', 'a + 0.5', '-a', 'a / 0.5', 'torch.maximum(a, b)',
+        'a * b.sigmoid()', 'F.relu(a)', 'a.clamp(-1, 1)', 'a.abs()', 'a.softmax(1)', 'torch.where(a > 0, a, b)',
+        'torch.lerp(a, b, 0.5)', 'torch.addcmul(a, a, b)', 'F.normalize(a, dim=1)', 'a + a', 'a * a', 'a.cumsum(1)',
+        'a - a.mean(1, keepdim=True)', 'F.dropout(a, 0.5, True)', 'a + torch.rand_like(a)',
+        'a * a.mean((2, 3), keepdim=True).sigmoid()',
         'torch.matmul(a.flatten(1, -2), a.flatten(1, -2).transpose(1, 2))']
-WRITES = ['F.relu_(a)', 'F.relu(a, inplace=True)', 'a.add_(0.5)', 'a.add_(b)', 'a.mul_(0.5)', 'a[:, :1].fill_(0.5)', 'a.copy_(b)',
-          'a[:, 1:].copy_(b[:, 1:])', 'a.data.mul_(0.5)', 'a.detach().add_(0.5)', 'torch.add(a, b, out=a)', 'a[:, 0].zero_()',
-          'a.masked_fill_(a > 1, 0.5)']
-MODULES = [
-    'nn.Identity()', 'nn.Dropout()', 'nn.Dropout2d()', 'nn.AlphaDropout()', 'nn.AvgPool{nd}d(2)', 'nn.AvgPool{nd}d(3, 2, 1)',
-    'nn.AvgPool{nd}d(3, 2, 1, count_include_pad=False)', 'nn.AvgPool{nd}d(3, 2, ceil_mode=True)', 'nn.MaxPool{nd}d(2)',
-    'nn.MaxPool{nd}d(3, 2, 1)', 'nn.AdaptiveAvgPool{nd}d(1)', 'nn.AdaptiveMaxPool{nd}d(2)', 'nn.LPPool2d(2, 2)',
-    'nn.Upsample(scale_factor=2)', "nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True)", 'nn.ZeroPad{nd}d(1)',
-    'nn.ReflectionPad{nd}d(1)', 'nn.ReplicationPad{nd}d(1)', 'nn.CircularPad{nd}d(1)', 'nn.ConstantPad{nd}d(1, 0.3)',
-    'nn.Flatten()', 'nn.Flatten(2)', 'nn.Unflatten(1, (-1, 2))', 'nn.PixelShuffle(2)', 'nn.PixelUnshuffle(2)',
-    'nn.ChannelShuffle(2)', 'nn.Unfold(2)']
-ACTS = ['nn.ReLU()', 'nn.ReLU()', 'nn.ReLU(inplace=True)', 'nn.GELU()', 'nn.Sigmoid()', 'nn.LeakyReLU(inplace=True)', 'nn.SiLU()']
+WRITES = ['F.relu_(a)', 'F.relu(a, inplace=True)', 'a.add_(0.5)', 'a.add_(b)', 'a.mul_(0.5)', 'a[:, :1].fill_(0.5)',
+          'a.copy_(b)', 'a[:, 1:].copy_(b[:, 1:])', 'a.data.mul_(0.5)', 'a.detach().add_(0.5)',
+          'torch.add(a, b, out=a)', 'a[:, 0].zero_()', 'a.masked_fill_(a > 1, 0.5)']
+MODULES = ['nn.Identity()', 'nn.Dropout()', 'nn.Dropout2d()', 'nn.AlphaDropout()', 'nn.AvgPool{nd}d(2)',
+           'nn.AvgPool{nd}d(3, 2, 1)', 'nn.AvgPool{nd}d(3, 2, 1, count_include_pad=False)',
+           'nn.AvgPool{nd}d(3, 2, ceil_mode=True)', 'nn.MaxPool{nd}d(2)', 'nn.MaxPool{nd}d(3, 2, 1)',
+           'nn.AdaptiveAvgPool{nd}d(1)', 'nn.AdaptiveMaxPool{nd}d(2)', 'nn.LPPool2d(2, 2)',
+           'nn.Upsample(scale_factor=2)', "nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True)",
+           'nn.ZeroPad{nd}d(1)', 'nn.ReflectionPad{nd}d(1)', 'nn.ReplicationPad{nd}d(1)', 'nn.CircularPad{nd}d(1)',
+           'nn.ConstantPad{nd}d(1, 0.3)', 'nn.Flatten()', 'nn.Flatten(2)', 'nn.Unflatten(1, (-1, 2))',
+           'nn.PixelShuffle(2)', 'nn.PixelUnshuffle(2)', 'nn.ChannelShuffle(2)', 'nn.Unfold(2)']
+ACTS = ['nn.ReLU()', 'nn.ReLU()', 'nn.ReLU(inplace=True)', 'nn.GELU()', 'nn.Sigmoid()', 'nn.LeakyReLU(inplace=True)',
+        'nn.SiLU()']
 
 
 # ---------------------------------------------------------------- the net
@@ -456,11 +461,11 @@ def program_class(text):
 
 
 class Coder:
-    """Writes one forward for inputs of `shape`, as a literal dict: `parts` (name -> step that makes it), `lines`, `args`,
-    `methods`. Every layer keeps the shape of what it gets, so that each line works on each way. Ways are taken by what a
-    tensor holds, or by an argument that the fold is told of; with `seq` the channels are the last axis"""
-    KINDS = dict(layer=2, norm=3, pair=4, math=3, split=4, choice=3, flag=2, exit=2, loop=2, pad=1, list=2, seq=1, sub=3,
-                 try_=1, keep=2, chain=2, if_=4, raise_=1, draw=1)
+    """Writes one forward for inputs of `shape`, as a literal dict: `parts` (name -> step that makes it), `lines`,
+    `args`, `methods`. Every layer keeps the shape of what it gets, so that each line works on each way. Ways are taken
+    by what a tensor holds, or by an argument that the fold is told of; with `seq` the channels are the last axis"""
+    KINDS = dict(layer=2, norm=3, pair=4, math=3, split=4, choice=3, flag=2, exit=2, loop=2, pad=1, list=2, seq=1,
+                 sub=3, try_=1, keep=2, chain=2, if_=4, raise_=1, draw=1)
     NESTING = 'if_', 'loop', 'sub', 'try_', 'split', 'draw'
 
     def __init__(self, rng, shape, seq=False, depth=0):
@@ -602,8 +607,8 @@ class Coder:
 
     def s_list(self):
         "A loop over a ModuleList"
-        layer, bn = self.layer_step(), ('bn', {})
-        steps = [layer, self.layer_step()] if self.seq else self.one([layer, bn], [layer, bn, self.layer_step()], [bn, layer])
+        layer, other, bn = self.layer_step(), self.layer_step(), ('bn', {})
+        steps = [layer, other] if self.seq else self.one([layer, bn], [layer, bn, other], [bn, layer])
         m, c = 'self.' + self.add('m', 'list', steps=steps), self.cond()
         return self.one([f'for m in {m}: h = m(h)'], [f'for m in {m}:', '    h = m(h)', f'    if {c}: break'],
                         [f'for i, m in enumerate({m}): h = m(h) if i == 0 or {c} else h'],
@@ -648,11 +653,12 @@ def bare(rng, shape, seq):
     if door == 'embed':  # a method does the first layers, unless what they give is handed in
         embed = ['def embed(self, x):', *indented([first, second]), '    return x', '']
         start = ['x = self.embed(x) if y is None else y']
-        return tidy(dict(prog, parts=c.parts, args='x, y=None', methods=embed, lines=start + prog['lines'])), ['None, x']
+        more = dict(parts=c.parts, args='x, y=None', methods=embed, lines=start + prog['lines'])
+        return tidy(prog | more), ['None, x']
     if door == 'kind':  # an input of other axes is taken too, one layer passed by
         flat = len(shape) == 2
-        start = ['if x.dim() > 2:' if flat else f'if x.dim() < {len(shape)}:', '    x = x.flatten(1)' if flat else '    x = x[None]',
-                 f'    {first}', 'else:', f'    {first}', f'    {second}']
+        ask, shaped = ('x.dim() > 2', 'x.flatten(1)') if flat else (f'x.dim() < {len(shape)}', 'x[None]')
+        start = [f'if {ask}:', f'    x = {shaped}', f'    {first}', 'else:', f'    {first}', f'    {second}']
         return tidy(dict(prog, parts=c.parts, lines=start + prog['lines'])), ['x[:, None, :]' if flat else 'x[0]']
     return prog, []
 
@@ -744,10 +750,12 @@ class Gen:
 
     def fits(self, t):
         if isinstance(t, (tuple, list)): return
-        if t.numel() > 20000 or t.numel() == 0 or not torch.isfinite(t).all() or t.abs().max() > 1e4: raise Invalid('too large')
+        if not 0 < t.numel() <= 20000 or not torch.isfinite(t).all() or t.abs().max() > 1e4: raise Invalid('too large')
 
     def f(self, code, *src): return self.emit('f', *src, code=code)
-    def mod(self, i, *codes): return self.emit('mod', i, code=self.filled(self.one(*codes), i)) if i is not None else None
+
+    def mod(self, i, *codes):
+        if i is not None: return self.emit('mod', i, code=self.filled(self.one(*codes), i))
 
     def filled(self, code, i):
         "A row of a table with axes and numbers put in for value `i`"
@@ -839,7 +847,8 @@ class Gen:
         i = self.img()
         parts = [self.branchlet(i) for _ in range(self.one(2, 2, 3))]
         if self.p(0.08): return self.layer(self.bn(self.f('assembled(a, b)', parts[0], parts[-1])))
-        k = self.f(self.one('torch.cat(xs, 1)', 'torch.cat(xs, 1)', 'torch.cat(xs, 0)', 'torch.cat(xs, -1)', 'torch.stack(xs, 1)'), *parts)
+        how = 'torch.cat(xs, 1)', 'torch.cat(xs, 1)', 'torch.cat(xs, 0)', 'torch.cat(xs, -1)', 'torch.stack(xs, 1)'
+        k = self.f(self.one(*how), *parts)
         k = self.bn(k) if self.p(0.7) else k
         return self.layer(self.act(k) if self.p(0.4) else k)
 
@@ -852,7 +861,8 @@ class Gen:
     def m_chunk(self):
         i = self.layer(self.value()) if self.p(0.6) else self.value()
         if self.p(0.4): i = self.bn(i)
-        t = self.f(self.one('a.chunk(2, 1)', 'a.split(a.shape[1] // 2, 1)', 'a.tensor_split(2, 1)', 'a.chunk(2, -1)', 'a.unbind(1)'), i)
+        how = 'a.chunk(2, 1)', 'a.split(a.shape[1] // 2, 1)', 'a.tensor_split(2, 1)', 'a.chunk(2, -1)', 'a.unbind(1)'
+        t = self.f(self.one(*how), i)
         a, b = self.f('a[0]', t), self.f('a[1]', t)
         if self.p(0.3): a = self.emit('write', a, code=self.one('a.add_(0.5)', 'a.mul_(0.5)', 'F.relu_(a)')) or a
         a = (self.bn(a) if self.p(0.5) else self.layer(a)) or a
@@ -873,7 +883,8 @@ class Gen:
     def m_fan_out(self):
         "One layer, several readers"
         i = self.bn(self.act(self.value())) if self.p(0.6) else self.layer(self.value())
-        parts = [self.one(self.layer, self.layer, self.bn, self.math)(self.carriers(i, 1)) for _ in range(self.one(2, 3))]
+        readers = self.layer, self.layer, self.bn, self.math
+        parts = [self.one(*readers)(self.carriers(i, 1)) for _ in range(self.one(2, 3))]
         if self.p(0.2): parts.append(i)
         return self.f('torch.cat(xs, 1)', *parts) or self.join(*parts[:2])
 
@@ -884,10 +895,11 @@ class Gen:
         return self.layer(self.f('torch.cat(xs, 1)', u, self.bn(i) if self.p(0.6) else i))
 
     def m_seq(self):
-        one = dict(conv=('conv', dict(out=4, k=self.one(1, 3), bias=self.p(0.5))), bn=('bn', {}), relu=('mod', dict(code='nn.ReLU(inplace=True)')),
-                   drop=('mod', dict(code='nn.Dropout()')), pool=('mod', dict(code='nn.AvgPool2d(2)')))
-        words = self.one('conv bn', 'bn conv', 'conv relu bn', 'conv drop bn', 'pool bn conv', 'bn bn', 'conv bn conv bn')
-        return self.emit('seq', self.img(), steps=[copy.deepcopy(one[w]) for w in words.split()])
+        mods = dict(relu='nn.ReLU(inplace=True)', drop='nn.Dropout()', pool='nn.AvgPool2d(2)')
+        one = {name: ('mod', dict(code=code)) for name, code in mods.items()}
+        one |= dict(conv=('conv', dict(out=4, k=self.one(1, 3), bias=self.p(0.5))), bn=('bn', {}))
+        words = 'conv bn', 'bn conv', 'conv relu bn', 'conv drop bn', 'pool bn conv', 'bn bn', 'conv bn conv bn'
+        return self.emit('seq', self.img(), steps=[copy.deepcopy(one[w]) for w in self.one(*words).split()])
 
     def m_sub(self):
         "A net in the net, sometimes called twice"
@@ -895,7 +907,8 @@ class Gen:
         i, j = self.value(), self.value(late=0.3)
         src = [i] if self.p(0.6) else [i, j]
         xs = [self.vals[s].clone() for s in src]
-        spec = Gen(self.rng.randrange(10**6), [tuple(x.shape) for x in xs], self.depth + 1, xs).grow(self.one(1, 2, 3), 1)
+        inner = Gen(self.rng.randrange(10**6), [tuple(x.shape) for x in xs], self.depth + 1, xs)
+        spec = inner.grow(self.one(1, 2, 3), 1)
         if spec is None: return None
         name = self.name('blk')
         k = self.emit('sub', *src, name=name, spec=spec)
@@ -922,8 +935,9 @@ class Gen:
         d = self.vals[i].dim()
         a = self.emit(op, i, name=name, **(dict(out=self.vals[i].shape[1], k=1) if op == 'conv' else {}))
         b, m = self.bn(a) if op == 'conv' else self.layer(a), f'net.get({name!r})'
-        by_hand = f'F.conv{d - 2}d(a, {m}.weight, {m}.bias)' if op == 'conv' else f'F.batch_norm(a, {m}.running_mean, {m}.running_var)'
-        attr = self.one('weight', 'bias') if op == 'conv' else self.one('weight', 'bias', 'running_mean', 'running_var')
+        by_hand = f'F.conv{d - 2}d(a, {m}.weight, {m}.bias)'
+        if op == 'bn': by_hand = f'F.batch_norm(a, {m}.running_mean, {m}.running_var)'
+        attr = self.one('weight', 'bias', *(['running_mean', 'running_var'] if op == 'bn' else []))
         if self.p(0.4): return self.f(f'a * (1 + {m}.{attr}.mean())', b)
         return self.f(by_hand, i) if self.p(0.5) else self.f(f'{m}(a)', self.like(i))
 
@@ -934,13 +948,15 @@ class Gen:
         k = self.summand(i, c)
         for _ in range(self.one(1, 2, 3)):
             j = self.summand(i, c) if self.p(0.8) else k
-            k = self.emit('write', k, j, code='a.add_(b)') if self.p(0.1) else self.f(self.one('a + b', 'a + b', 'a - b'), k, j)
+            if self.p(0.1): k = self.emit('write', k, j, code='a.add_(b)')
+            else: k = self.f(self.one('a + b', 'a + b', 'a - b'), k, j)
         return self.bn(k) if self.p(0.5) else self.act(k)
 
     def summand(self, i, c):
         if self.p(0.15): return i
         if self.p(0.3): return self.bn(i)
-        kinds = dict(k=3, pad=1), dict(k=1), dict(k=3, pad=1, groups='dw'), dict(k=3, pad=1, mode='reflect'), dict(k=3, dil=2, pad=2)
+        three = dict(k=3, pad=1)
+        kinds = three, dict(k=1), dict(three, groups='dw'), dict(three, mode='reflect'), dict(k=3, dil=2, pad=2)
         if self.vals[i].dim() == 2 or self.p(0.1): k = self.emit('linear', i, out=self.vals[i].shape[-1])
         else: k = self.emit('conv', i, out=c, bias=self.p(0.5), **self.one(*kinds))
         return self.bn(k) if self.p(0.4) else k
@@ -967,8 +983,9 @@ class Gen:
     def m_carrier(self): return self.carrier(self.value())
     def m_act(self): return self.act(self.value())
 
-    MOTIFS = dict(layer_bn=8, bn_layer=8, far=8, bn_bn=2, head=4, residual=4, cat=6, chunk=4, shared=3, fan_out=4, unet=3, seq=3,
-                  sub=3, stash=1, tie=1, weight=2, write=3, seq3d=2, math=3, carrier=4, act=2, alias=1, sum=5)
+    MOTIFS = dict(layer_bn=8, bn_layer=8, far=8, bn_bn=2, head=4, residual=4, cat=6, chunk=4, shared=3, fan_out=4,
+                  unet=3, seq=3, sub=3, stash=1, tie=1, weight=2, write=3, seq3d=2, math=3, carrier=4, act=2,
+                  alias=1, sum=5)
 
     def grow(self, motifs, outs=None):
         "Some patterns, then the outputs; None if nothing came of it"
@@ -979,7 +996,8 @@ class Gen:
         steps = self.net.steps
         if not steps: return None
         used = {s for _, src, _ in steps for s in src}
-        tensors = [i for i in range(self.net.n_in, self.net.n_in + len(steps)) if isinstance(self.vals[i], torch.Tensor)]
+        made = range(self.net.n_in, self.net.n_in + len(steps))
+        tensors = [i for i in made if isinstance(self.vals[i], torch.Tensor)]
         ends = [i for i in tensors if i not in used]
         if not ends: return None
         out = ends[-outs:] if outs else [self.ending(i) for i in ends[-6:]]
@@ -1106,7 +1124,8 @@ def simpler(spec):
     for i, (op, src, kw) in enumerate(spec['steps']):
         if op == 'sub':
             for s in simpler(kw['spec']): yield _with(spec, i, (op, src, dict(kw, spec=s)))
-        for s in simpler_program(kw) if op == 'code' else fewer_steps(kw) if op == 'seq' else (): yield _with(spec, i, (op, src, s))
+        smaller = simpler_program(kw) if op == 'code' else fewer_steps(kw) if op == 'seq' else ()
+        for s in smaller: yield _with(spec, i, (op, src, s))
         for k in kw:
             if k not in ('name', 'spec', 'steps', 'code', 'tie', 'seq', 'parts', 'lines', 'args', 'methods'):
                 yield _with(spec, i, (op, src, {a: b for a, b in kw.items() if a != k}))

@@ -119,7 +119,7 @@ NO = dict(  # a net in which nothing may collapse, and the reason; None where no
     groups=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x), a=conv(3, groups=2), b=conv(1, groups=4))), 'different strides, groups or channels'),
     spread=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x), a=conv(3), b=conv(3, o=1, groups=1))), 'different strides, groups or channels'),
     many_numbers=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x)*s.gamma, a=conv(3), b=conv(1), gamma=gamma(4, 8, 8))), 'more than one number a channel'),
-    by_the_width=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x) if x.shape[-1] < 10 else s.a(x), a=conv(3), b=conv(1))), 'for another batch'),
+    by_the_width=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x) if x.shape[-1] == 8 else s.a(x), a=conv(3), b=conv(1))), 'for another batch'),
     the_model=lambda: (Fn(lambda s, x: s.out(s.a(y := s.stem(x))+s.b(y)), stem=conv(1, 3), a=conv(3), b=conv(1), out=conv(1)), 'the model itself'),
     reflect=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x), a=conv(3, padding_mode='reflect'), b=conv(1))), None),
     padded_before=lambda: (net(Fn(padded, a=conv(3, padding=0), b=conv(1))), None),

@@ -8,7 +8,7 @@ from fuzz import BAD, check, one, settle, summary
 from nets import Invalid, build, generate, literal, looks, shrink, way, ways
 from regressions import REGRESSIONS
 
-STEP, SEEDS = 10, 300
+STEP, SEEDS = 10, 200
 
 
 @pytest.fixture(autouse=True, scope='module')

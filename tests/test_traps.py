@@ -178,7 +178,7 @@ def test_a_module_is_kept():
 
 
 def test_layers_whose_output_changed():
-    "Folded back into its convolution, `bn` leaves its own output alone; `norm` goes forward, and is gone itself"
+    "`bn` goes back into its convolution, and gives what it gave; `norm` goes forward, and an Identity gives another"
     net = real(seq(conv=conv(), bn=bn(), act=nn.ReLU(), norm=bn(), head=conv(4, 2, 1)), zero=0.)
     assert BNFolder(net).fold(LOW).changed == ('conv', 'norm')
 

@@ -144,7 +144,8 @@ class NoBiasConv(nn.Conv2d):
 
 class OtherEpsBN2d(nn.BatchNorm2d):
     "One with an epsilon of its own"
-    def forward(self, x): return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., 0.5)
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., 0.5)
 
 
 class WritesBN2d(nn.BatchNorm2d):
@@ -180,6 +181,42 @@ def functional_call_with_the_layers_weight(s, x): return s.bn(F.conv2d(x, s.conv
 @forward('bn', conv=conv(), bn=bn())
 def keywords_and_modes(s, x):
     with torch.inference_mode(): return s.bn(input=s.conv(input=x.to(memory_format=torch.channels_last)))
+
+
+@forward('bn', xb=VEC, w=nn.Parameter(torch.linspace(-1, 1, 30).view(6, 5)), p=nn.Parameter(torch.linspace(-1, 2, 5)),
+         bn=bn1(5))
+def product_with_a_matrix(s, x): return s.bn(x @ s.w + s.p).relu()
+
+
+@forward(keeps=dict(bn='between'), xb=VEC, w=nn.Parameter(torch.linspace(-1, 1, 30).view(6, 5)), bn=bn1(5))
+def product_with_a_computed_matrix(s, x): return s.bn(x @ s.w.tanh()).relu()
+
+
+ITEMS = (torch.arange(28).view(4, 7) % 10,)
+
+
+@forward('bn', xb=ITEMS, emb=nn.Embedding(10, 6), bn=bn1(6), lin=nn.Linear(6, 3))
+def embedding(s, x): return s.lin(s.bn(s.emb(x[:, 0])).relu())
+
+
+@forward(keeps=dict(bn='used'), xb=ITEMS, emb=nn.Embedding(10, 6, max_norm=1.), bn=bn1(6), lin=nn.Linear(6, 3),
+         force=True)
+def embedding_that_writes_its_weight(s, x): return s.lin(s.bn(s.emb(x[:, 0])).relu())
+
+
+@model('bn')
+def deformable_convolution():
+    from torchvision.ops import DeformConv2d
+    off, layer = same(3, 18), DeformConv2d(3, 4, 3, padding=1)
+    return Fn(lambda s, x: s.bn(s.layer(x, s.off(x))).relu(), off=off, layer=layer, bn=bn())
+
+
+@model(keeps=dict(bn='between'))
+def bn_before_a_deformable_convolution():
+    "It reads zeros beside the image, which the shift would not reach"
+    from torchvision.ops import DeformConv2d
+    off, layer = same(3, 18), DeformConv2d(3, 4, 3)
+    return Fn(lambda s, x: s.layer(s.bn(x.relu()), s.off(x)[..., 1:-1, 1:-1]).relu(), off=off, layer=layer, bn=bn(3))
 
 
 # ---------------------------------------------------------------- absorbers behind it
@@ -266,6 +303,9 @@ carrier('sort', lambda y: y.sort(1)[0], 'between')
 carrier('where', lambda y: torch.where(y > 0, y, 0.1 * y), 'between')
 carrier('product', lambda y: y * y.mean((2, 3), keepdim=True), 'between')
 carrier('dropout_that_drops', lambda y: F.dropout(y, 0.5, True), 'between')
+carrier('numbers', lambda y: (1 - y * 2.5) / 7 + 3)
+carrier('max_pool_of_a_negated_map', lambda y: F.max_pool2d(y * -1., 2), fix=positive)
+carrier('zeros_after_a_number', lambda y: F.pad(y + 1, (1, 1)), 'padding')
 carrier('function_of_autograd', lambda y: Square.apply(y), 'between')
 carrier('scripted_function', lambda y: scripted_relu(y), 'between')
 
@@ -641,13 +681,12 @@ def looks_at(m, args, out=None): pass
 
 
 HOOKS = dict(
-    hook_that_looks=('hook', 'conv', looks_at), hook_that_changes=('hook', 'conv',
-                                                                   twice), hook_on_the_box=('hook', 'box', twice),
-    hook_on_bn=('hook', 'bn', looks_at), pre_hook_on_bn=('hook', 'bn', looks_at, True))
-for name, (kind, *hook) in HOOKS.items():
+    hook_that_looks=('conv', looks_at), hook_that_changes=('conv', twice), hook_on_the_box=('box', twice),
+    hook_on_bn=('bn', looks_at), pre_hook_on_bn=('bn', looks_at, True))
+for name, hook in HOOKS.items():
     first = dict(box=seq(conv=conv())) if hook[0] == 'box' else dict(conv=conv())
-    add(name, lambda hook=hook, first=first: hooked(*hook, **copy.deepcopy(first), bn=bn(), act=nn.ReLU()),
-        keeps=dict(bn=kind))
+    build = lambda hook=hook, first=first: hooked(*hook, **copy.deepcopy(first), bn=bn(), act=nn.ReLU())
+    add(name, build, keeps=dict(bn='hook'))
 
 
 @model(keeps=dict(bn='between'))
@@ -972,7 +1011,7 @@ class Cond(nn.Module):
 chain('torch_cond', 'a.bn', keeps=dict(bn='between'), a=block(), conv=same(3, 4), cond=Cond(), bn=bn(), end=nn.ReLU())
 
 
-# ---------------------------------------------------------------- looks: `f` between the layers leaves the example alone
+# ---------------------------------------------------------------- looks: `f` between the layers spares the example
 def look(name, f, others=SIZES, keeps='looks'):
     def run(s, x): return s.bn(f(s.conv(s.block(x)), x))
     add(f'seen_by_{name}', lambda: Fn(run, conv=same(3, 4), bn=bn(), block=block()), 'block.bn', dict(bn=keeps),
