@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import os
+import random
 import sys
 import time
 import warnings
@@ -397,12 +398,16 @@ def save(out, done):
     os.replace(out + '.part', out)
 
 
+def drawn(entries, n): return random.Random(0).sample(entries, min(n, len(entries)))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--set', choices=list(SETS), default='fastai')
     p.add_argument('--out', help='JSON file of rows; rows that are there are not measured again')
     p.add_argument('--only', help='models whose name holds this')
     p.add_argument('--ours', action='store_true', help='no peers')
+    p.add_argument('--draw', type=int, help='only so many models of the set, drawn at random, always the same ones')
     p.add_argument('--big', action='store_true', help='also models of many gigabytes')
     p.add_argument('--threads', type=int, default=1)
     a = p.parse_args()
@@ -411,7 +416,9 @@ def main():
     if a.set in LIBRARIES and find_spec(LIBRARIES[a.set]) is None:
         return print(f'{a.set}: not installed, left out (pip install --no-deps {LIBRARIES[a.set]}, and what it then asks for)')
     done = json.load(open(a.out))['rows'] if a.out and os.path.exists(a.out) else []
-    for e in SETS[a.set]():
+    entries = SETS[a.set]()
+    if a.draw: entries = drawn(list(entries), a.draw)
+    for e in entries:
         if any(r['name'] == e.name for r in done) or (a.only and a.only not in e.name) or (e.name in BIG and not a.big): continue
         try: done.append(measure(e, not a.ours))
         except Exception as err:  # before anything is folded: a model that does not run in float64, or not on such a batch
