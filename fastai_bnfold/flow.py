@@ -80,10 +80,10 @@ def _weighted(g, weight):
     if hooked(g.mods[path]): raise Stop('hook', f"{layer_name(g, path)} has a forward hook")
     if param.layout!=torch.strided or param.dim()<2 or param.numel()>1 and 0 in param.stride():
         raise Stop('computed', f"weight of {quote(path)} is sparse, one row, or its elements share memory")
-    if op(recorded[0].name).table: return _table(g, path, slots, calls)
     used = {(call.name, call.arg('groups', 1), call.value('bias')) for call in recorded}
     if len(used)>1: raise Stop('used', f"weight of {quote(path)} is used in different ways")
     name,groups,bias = used.pop()
+    if op(name).table: return _table(g, path, slots, calls)
     if op(name).samples: groups = g.shape(recorded[0].value('input'))[1]//param.shape[1]
     if bias is None or _made_zeros(g, bias): biases = _no_bias(g, path, recorded) or _added_bias(g, recorded)
     else: biases = _bias(g, path, bias, calls)
@@ -103,12 +103,14 @@ def _made_zeros(g, bias):
 
 def _added_bias(g, recorded):
     "Where a parameter lives that alone is added to what the one call makes, as in `x @ w + b`; empty if none is"
-    if len(recorded)!=1: return ()
+    if len(recorded)!=1 or op(recorded[0].name).absorbs!=0: return () # of a convolution the features are not last
     value = recorded[0].writes[0]
     readers = g.readers[value]
-    if len(readers)!=1 or g.watchers[value] or op(g.calls[readers[0]].name).signs!=(1,1): return ()
-    others = [v for v in g.calls[readers[0]].reads if v!=value]
-    if len(others)!=1 or len(g.shape(others[0]))!=1: return ()
+    if len(readers)!=1 or g.watchers[value]: return ()
+    added = g.calls[readers[0]]
+    if op(added.name).signs!=(1,1) or added.kwargs: return ()
+    others = [v for v in added.reads if v!=value]
+    if len(others)!=1 or g.shape(others[0])!=g.shape(value)[-1:]: return ()
     try: return _slots(g, others[0], 'bias', readers)[1]
     except Stop: return ()
 

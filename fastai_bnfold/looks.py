@@ -6,8 +6,8 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/looks.html.md"""
 
 # %% auto #0
 __all__ = ['Batch', 'as_batch', 'draws_of', 'resized', 'negated', 'turned', 'other_lengths', 'first_taken', 'look', 'look_unlike',
-           'unseen', 'settled', 'check_statistics', 'held_elsewhere', 'kept_paths', 'inputs_not_passed', 'assumptions',
-           'make_plan']
+           'unseen', 'settled', 'check_statistics', 'held_elsewhere', 'kept_paths', 'inputs_not_passed', 'plain_inputs',
+           'assumptions', 'make_plan']
 
 # %% ../nbs/14_looks.ipynb #1f9ce6b2
 import fnmatch, inspect, random
@@ -161,10 +161,11 @@ def unseen(
     batch:Batch, # The example
     run # `(model, batch) -> output`, which leaves the model as it was
 )->list: # [(batch, output)]; empty if the model takes none
-    "A batch that is none of the looks, and what the model makes of it: one item, an even length, in reverse order"
+    "A batch that is none of the looks, and what the model makes of it: one item, another length, in reverse order"
     few = turned(replace(resized(batch, _items(batch) and 1), seed=2))
-    half = resized(few, None, {n:n//2 for n in _lengths(batch)[:1] if n>1})
-    found,out = first_taken([half,few], lambda tried: run(model, tried))
+    other = {n:2*n+1 if n<=64 else n//2 for n in _lengths(batch)[:1]} # a large one would take long
+    def answer(tried): return run(model, tried)
+    found,out = first_taken([resized(few, None, other),few], answer)
     return [(found,out)] if found else []
 
 # %% ../nbs/14_looks.ipynb #6b736eaa
@@ -249,7 +250,7 @@ def kept_paths(
         found.update((path,name) for top in tops for path,_ in mods[top].named_modules(prefix=top))
     return found
 
-# %% ../nbs/14_looks.ipynb #65447d2c
+# %% ../nbs/14_looks.ipynb #9ba6864d
 def _some(names, most=4):
     "Some names for a sentence"
     shown = ', '.join(f"`{name}`" for name in names[:most])
@@ -263,15 +264,29 @@ def inputs_not_passed(
     try: params = inspect.signature(model.forward).parameters
     except (TypeError, ValueError): return [] # a forward written in C, or scripted
     places = [name for name,p in params.items() if p.kind in (p.POSITIONAL_ONLY,p.POSITIONAL_OR_KEYWORD)]
-    named = [name for name,p in params.items() if p.kind not in (p.VAR_POSITIONAL,p.VAR_KEYWORD)]
-    passed = {name for batch in batches for name in [*places[:len(batch.args)], *batch.kwargs]}
-    return [name for name in named if name not in passed]
+    passed = set()
+    for batch in batches:
+        given = [*zip(places, batch.args), *batch.kwargs.items()]
+        passed.update(name for name,value in given if value is not None)
+        if len(batch.args)>len(places): passed.update(name for name,p in params.items() if p.kind==p.VAR_POSITIONAL)
+        if not batch.kwargs.keys()<=params.keys(): passed.update(name for name,p in params.items() if p.kind==p.VAR_KEYWORD)
+    stars = {inspect.Parameter.VAR_POSITIONAL:'*', inspect.Parameter.VAR_KEYWORD:'**'}
+    return [stars.get(p.kind, '')+name for name,p in params.items() if name not in passed]
+
+def plain_inputs(model:nn.Module, batches:list)->dict:
+    "Name or place of an input that was passed as the same Python value in all batches -> that value"
+    given = [{**dict(enumerate(batch.args)), **batch.kwargs} for batch in batches]
+    found = {name:value for name,value in given[0].items() if isinstance(value, (bool,int,float,str))}
+    return {name:value for name,value in found.items() if all(name in o and o[name]==value for o in given)}
 
 def assumptions(model:nn.Module, batches:list, graphs:list)->list:
     "What was not looked at and might give another answer: one sentence each; none if nothing folds"
     if not any(g.moves for g in graphs): return []
     found,missing = [],inputs_not_passed(model, batches)
     if missing: found.append(f"nothing was passed for {_some(missing)}: with `also=` show an example that does")
+    for name,value in plain_inputs(model, batches).items():
+        what = f"`{name}`" if isinstance(name, str) else f"input {name}"
+        found.append(f"{what} was only seen as {value!r}: with `also=` show an example where it is another")
     lost = [path for path in graphs[0].layers if not any(g.layers[path] for g in graphs)]
     if lost:
         way = "what leads there may have been folded. With `also=` show an example that gets there"

@@ -150,7 +150,7 @@ _row('rsub', 'input other', signs=(-1,1))
 _row('mul imul rmul', 'input other', product=True)
 _row('div truediv', 'input other', quotient=True)
 
-# %% ../nbs/03_ops.ipynb #8ed4826b
+# %% ../nbs/03_ops.ipynb #5f627300
 def number_map(call)->tuple|None:
     "`(k, c)` if the call makes `k*x + c` of its one tensor and a Python number; None if it does something else"
     row = op(call.name)
@@ -160,7 +160,7 @@ def number_map(call)->tuple|None:
     elif row.product: k,c = n,0.
     elif row.quotient and n: k,c = 1/n,0.
     else: return None
-    return (k,c) if k and math.isfinite(k) and math.isfinite(c) else None
+    return (k,c) if 1e-12<abs(k)<1e12 and math.isfinite(c) else None
 
 def with_number(flow, call):
     "Arithmetic with a Python number: the labels stay, and the flow keeps the number"
