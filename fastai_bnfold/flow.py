@@ -70,6 +70,34 @@ def _slots(g, value, what, calls):
     if stop: raise stop
     return path,tuple(slots)
 
+# %% ../nbs/08_flow.ipynb #b71e2c02
+def _bias(g, path, bias, calls):
+    "The (module path, name)s of value `bias`, the bias of the layer at `path`"
+    home,slots = _slots(g, bias, 'bias', calls)
+    if path not in [p for p,_ in slots]: raise Stop('shared', f"bias of {quote(path)} belongs to {quote(slots[0][0])}")
+    return slots
+
+def _no_bias(g, path, recorded):
+    "The empty place for a bias of the layer at `path`, if all of its calls pass a bias; empty if not"
+    passes = all(len(call.args)>2 or 'bias' in call.kwargs for call in recorded)
+    return ((path,'bias'),) if 'bias' in g.mods[path]._parameters and passes else ()
+
+def _made_zeros(g, bias):
+    "Is value `bias` made of zeros by the code, in place of a bias that is not there?"
+    made = g.producer.get(bias)
+    return made is not None and g.calls[made].name=='zeros'
+
+def _added_bias(g, recorded):
+    "The (module path, name)s of a parameter that is added to the result of the one call; empty if none is"
+    if len(recorded)!=1: return ()
+    value = recorded[0].writes[0]
+    readers = g.readers[value]
+    if len(readers)!=1 or g.watchers[value] or op(g.calls[readers[0]].name).signs!=(1,1): return ()
+    others = [v for v in g.calls[readers[0]].reads if v!=value]
+    if len(others)!=1 or len(g.shape(others[0]))!=1: return ()
+    try: return _slots(g, others[0], 'bias', readers)[1]
+    except Stop: return ()
+
 # %% ../nbs/08_flow.ipynb #faf6f14b
 def _weighted(g, weight):
     "The convolution or linear layer whose weight is value `weight`"
@@ -94,39 +122,12 @@ def _weighted(g, weight):
     if op(name).transposed: n_in,n_out = n_out,n_in
     return Absorber(path, calls, slots, biases, n_in, n_out, groups, op(name).transposed)
 
-def _no_bias(g, path, recorded):
-    "Where the layer at `path` has a place for a bias: its calls all pass one, which is None"
-    passes = all(len(call.args)>2 or 'bias' in call.kwargs for call in recorded)
-    return ((path,'bias'),) if 'bias' in g.mods[path]._parameters and passes else ()
-
-def _made_zeros(g, bias):
-    "Is value `bias` made of zeros by the code, in place of a bias that is not there?"
-    made = g.producer.get(bias)
-    return made is not None and g.calls[made].name=='zeros'
-
-def _added_bias(g, recorded):
-    "Where a parameter lives that alone is added to what the one call makes, as in `x @ w + b`; empty if none is"
-    if len(recorded)!=1: return ()
-    value = recorded[0].writes[0]
-    readers = g.readers[value]
-    if len(readers)!=1 or g.watchers[value] or op(g.calls[readers[0]].name).signs!=(1,1): return ()
-    others = [v for v in g.calls[readers[0]].reads if v!=value]
-    if len(others)!=1 or len(g.shape(others[0]))!=1: return ()
-    try: return _slots(g, others[0], 'bias', readers)[1]
-    except Stop: return ()
-
 def _table(g, path, slots, calls):
     "The embedding at `path`; Stop if it changes its weight while it is called"
     if any(g.calls[i].arg('max_norm') is not None for i in calls):
         raise Stop('used', f"{layer_name(g, path)} renorms its weight (max_norm)")
     rows,features = g.shape(g.calls[calls[0]].value('weight'))
     return Absorber(path, calls, slots, slots, rows, features, table=True)
-
-def _bias(g, path, bias, calls):
-    "Where the bias of the layer at `path` lives, which is value `bias`"
-    home,slots = _slots(g, bias, 'bias', calls)
-    if path not in [p for p,_ in slots]: raise Stop('shared', f"bias of {quote(path)} belongs to {quote(slots[0][0])}")
-    return slots
 
 # %% ../nbs/08_flow.ipynb #c43a4dec
 def feature_axis(g:Graph, call)->int:
