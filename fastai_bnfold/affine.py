@@ -1,4 +1,4 @@
-"""What a BatchNorm is at inference, and the sums that let a neighbour absorb it
+"""What a BatchNorm is at inference, and the arithmetic by which a neighbour absorbs it
 
 Docs: https://fastai-bnfold.github.io/fastai-bnfold/affine.html.md"""
 
@@ -76,7 +76,7 @@ def ungrouped(
 
 # %% ../nbs/00_affine.ipynb #aef33730
 def _copied(param, work=None):
-    "Parameter `param` in float64 on the CPU, in memory that is ours alone: in `work`, if it fits"
+    "A copy of `param` in float64 on the CPU; it lies in `work` if it fits there"
     if work is None or param.numel()>len(work): return param.detach().to('cpu', torch.float64, copy=True)
     return work[:param.numel()].view(param.shape).copy_(param.detach())
 
@@ -88,7 +88,7 @@ def absorb(
     transposed:bool=False, # A transposed convolution
     work:Tensor|None=None # Memory to compute in, `(n,)` in float64 on the CPU; the next call that gets it overwrites it
 )->tuple[Tensor,Tensor]: # Weight and bias, in float64 on the CPU
-    "Weight and bias of the layer that does `post(layer(pre(x)))`"
+    "Weight and bias of the layer that computes `post(layer(pre(x)))`"
     weight = grouped(_copied(weight, work), groups, transposed)
     bias = weight.new_zeros(weight.shape[0]*weight.shape[1]) if bias is None else _copied(bias)
     kernel = (1,)*(weight.dim()-3)
@@ -109,7 +109,7 @@ def absorb_bn(
     pre:Affine|None=None, # Map on its inputs
     post:Affine|None=None # Map on its outputs
 )->tuple[Tensor,Tensor]: # New `gamma` and `beta`, in float64 on the CPU
-    "`gamma` and `beta` of the BatchNorm that does `post(bn(pre(x)))`"
+    "`gamma` and `beta` of the BatchNorm that computes `post(bn(pre(x)))`"
     new = bn_affine(mean, var, gamma, beta, eps)
     if pre is not None: new = after(new, pre)
     if post is not None: new = after(post, new)

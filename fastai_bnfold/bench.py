@@ -379,7 +379,7 @@ def _with_learners(models, xb):
 
 # %% ../nbs/19_bench.ipynb #715c1519
 def bench(
-    models:dict, # Name and module, or any callable, of each; the first is what the others are compared with. Or a Learner
+    models:dict, # Name and module, or any callable, of each; the others are compared with the first. Or a Learner
     *xb, # One batch, as positional inputs of each; none where a Learner is given: one item of its data
     n:int=50, # Rounds, 2 or more; every model runs in each
     warmup:int=5, # Runs of each model before the first round, 1 or more

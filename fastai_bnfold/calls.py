@@ -37,7 +37,7 @@ class Ref:
     v: int
 
 def value_of(argument):
-    "The value that a recorded argument is; None if it is no tensor"
+    "The number of the value that a recorded argument stands for; None if it was not a tensor"
     return argument.v if isinstance(argument, Ref) else None
 
 @dataclass
@@ -49,7 +49,7 @@ class Call:
     kwargs: dict
     reads: list # Values read
     writes: list # Values made
-    overwrites: list # Values that ended here, because their memory was written
+    overwrites: list # Values that this call ended by writing into their memory
     stack: tuple # Numbers of the running module calls, outermost first
     params: tuple = () # Names of the operation's parameters, in order
 
@@ -60,7 +60,7 @@ class Call:
         return self.args[place] if place<len(self.args) else default
 
     def value(self, name):
-        "The value that the argument called `name` is; None if it is no tensor"
+        "The number of the value passed as `name`; None if it was not a tensor"
         return value_of(self.arg(name))
 
 # %% ../nbs/02_calls.ipynb #1d4837fe

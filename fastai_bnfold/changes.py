@@ -1,4 +1,4 @@
-"""Every assignment that a fold makes, with what stood there before
+"""Every assignment that a fold makes, with what was there before
 
 Docs: https://fastai-bnfold.github.io/fastai-bnfold/changes.html.md"""
 
@@ -31,16 +31,16 @@ class Change:
         self.mode = getattr(self.new, 'training', None) # for a layer: was it in train mode when it was made?
 
     def do(self):
-        "Put in the new"
+        "Assign `new`"
         self.slots[self.key] = self.new
 
     def undo(self):
-        "Put back the old, where the model is by now"
+        "Put `old` back, on the device and in the dtype and mode that the model has by now"
         self._follow()
         self.slots[self.key] = self.old
 
     def _follow(self):
-        "Bring the old to the device, the dtype and the mode that the model was brought to after the change"
+        "Bring `old` to the device, dtype and mode that the model was moved to after the change"
         if isinstance(self.new, nn.Module) and self.new.training!=self.mode: self.old.train(self.new.training)
         now = _place(self.slots[self.key] if isinstance(self.new, Tensor) else self.like)
         if self.old is None or now in (None, self.at): return
@@ -59,8 +59,9 @@ def _parts(layer, n):
     return [slice(i, min(i+step, layer.n_out)) for i in range(0, layer.n_out, step)]
 
 def _part(layer, out):
-    "For output channels `out`: the slice of its input channels, the index of its weights, and its groups"
-    if layer.groups==1: return slice(None),((slice(None),out) if layer.transposed else out),1
+    "For output channels `out`: the slice of their input channels, the index of their weights, and their groups"
+    everything = slice(None)
+    if layer.groups==1: return everything,((everything,out) if layer.transposed else out),1
     inputs = slice(out.start*layer.n_in//layer.n_out, out.stop*layer.n_in//layer.n_out)
     return inputs,(inputs if layer.transposed else out),(out.stop-out.start)*layer.groups//layer.n_out
 
@@ -68,19 +69,22 @@ def _some(affine, at): return None if affine is None else Affine(affine.s[at], a
 
 # %% ../nbs/12_changes.ipynb #4eda119e
 def _add_tap(weight, bias, tap, first):
-    "Add map `tap` to the taps by which each output, from number `first` on, sees its own input; in place"
+    "Add map `tap` in place: to the tap by which each output (the first is `first`) sees its own input, and to the bias"
     rows = torch.arange(len(weight))
     weight[(rows, (rows+first)%weight.shape[1], *(n//2 for n in weight.shape[2:]))] += tap.s
     bias += tap.t
 
 def _new_weights(share, weight, bias, work=None):
     "Weight and bias with the absorbed maps, like `weight`; `bias` may be None"
-    layer,like = share.absorber,weight.detach()
-    new_weight,new_bias = torch.empty_like(like),torch.empty(layer.n_out, dtype=torch.float64)
+    layer = share.absorber
+    like = weight.detach()
+    new_weight = torch.empty_like(like)
+    new_bias = torch.empty(layer.n_out, dtype=torch.float64)
     for out in _parts(layer, weight.numel()):
         inputs,at,groups = _part(layer, out)
-        pre,post,mine = _some(share.pre, inputs),_some(share.post, out),None if bias is None else bias[out]
-        some,some_bias = absorb(weight[at], mine, pre, post, groups, layer.transposed, work)
+        pre,post = _some(share.pre, inputs),_some(share.post, out)
+        own_bias = None if bias is None else bias[out]
+        some,some_bias = absorb(weight[at], own_bias, pre, post, groups, layer.transposed, work)
         if share.tap is not None: _add_tap(some, some_bias, _some(share.tap, out), out.start)
         round_to(some, new_weight[at])
         new_bias[out] = some_bias
@@ -88,12 +92,12 @@ def _new_weights(share, weight, bias, work=None):
 
 # %% ../nbs/12_changes.ipynb #cf1c099b
 def _put(m, name, param):
-    "Change that puts `param` into parameter or buffer `name` of `m`"
-    slots = m._buffers if name in m._buffers else m._parameters
-    return Change(slots, name, slots.get(name), param.detach() if slots is m._buffers else param)
+    "The `Change` that makes `param` the parameter or buffer `name` of `m`"
+    if name in m._buffers: return Change(m._buffers, name, m._buffers[name], param.detach())
+    return Change(m._parameters, name, m._parameters.get(name), param)
 
 def _slot(mods, slots):
-    "What stands in the first of `slots` ((module path, name)s); None where there are none"
+    "The tensor in the first of `slots` ((module path, name)s); None if there are none"
     return getattr(mods[slots[0][0]], slots[0][1]) if slots else None
 
 def _absorbing_table(mods, share, weight):
@@ -104,14 +108,16 @@ def _absorbing_table(mods, share, weight):
 
 def _absorbing(mods, share, work=None):
     "Changes that let a layer take over its share; a new parameter is trained if the old one was, or else the weight"
-    layer,changes = share.absorber,[]
-    m,weight,bias = mods[layer.path],_slot(mods, layer.weights),_slot(mods, layer.biases)
+    layer = share.absorber
+    m = mods[layer.path]
+    weight,bias = _slot(mods, layer.weights),_slot(mods, layer.biases)
     like = m.running_mean if weight is None else weight
     if layer.table: return _absorbing_table(mods, share, weight)
     if layer.bn:
         new = absorb_bn(m.running_mean, m.running_var, weight, bias, m.eps, share.pre, share.post)
         new = [round_to(values, torch.empty_like(like.detach())) for values in new]
     else: new = _new_weights(share, weight, bias, work)
+    changes = []
     for places,old,values in zip((layer.weights,layer.biases), (weight,bias), new):
         param = nn.Parameter(values, requires_grad=(like if old is None else old).requires_grad)
         changes += [_put(mods[path], name, param) for path,name in places]
@@ -128,12 +134,13 @@ def places_of(model):
 def _replacing(m, places, like):
     "Changes that put what is left of layer `m` in its `places`"
     rest = (bn_rest(m) or nn.Identity)(m)
-    rest.training,rest._bnfolded = m.training,True # a mark that goes wherever the model goes, into a file too
+    rest.training = m.training
+    rest._bnfolded = True # a mark that goes wherever the model goes, into a file too
     return [Change(slots, key, m, rest, like) for slots,key in places]
 
 # %% ../nbs/12_changes.ipynb #cb98bd9c
 def _or_explain(mods, share, work):
-    "`_absorbing`, or a FoldError that says why the new weights are no numbers"
+    "`_absorbing`, or a FoldError that says why a new weight is not finite"
     path = share.absorber.path
     try: return _absorbing(mods, share, work)
     except OverflowError as e:
@@ -147,10 +154,12 @@ def changes_for(model:nn.Module, plan:FoldPlan)->list:
     "Every assignment that `plan` asks for; nothing is changed yet"
     mods = dict(model.named_modules())
     with torch.inference_mode(False), on_cpu():
-        places,work = places_of(model),torch.empty(PART, dtype=torch.float64)
+        places = places_of(model)
+        work = torch.empty(PART, dtype=torch.float64)
         absorbing = {path:_or_explain(mods, share, work) for path,share in plan.maps.items()}
         changes = sum(absorbing.values(), [])
         for entry in plan.folded:
-            m,like = mods[entry.bn],next((absorbing[path][0].new for path in entry.into if path in absorbing), None)
+            m = mods[entry.bn]
+            like = next((absorbing[path][0].new for path in entry.into if path in absorbing), None)
             changes += _replacing(m, places[id(m)], like)
         return changes

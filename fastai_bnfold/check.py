@@ -1,4 +1,4 @@
-"""Two models on the same batch: is the answer the same, but for rounding?
+"""Two models on the same batch: are their answers the same, but for rounding?
 
 Docs: https://fastai-bnfold.github.io/fastai-bnfold/check.html.md"""
 
@@ -25,7 +25,7 @@ TOLERANCE = {
     torch.float16: 2e-1, # unit 5e-4: a right fold of a ResNet50 was seen to differ by 0.06
     torch.bfloat16: 8e-1} # unit 4e-3: by 0.25. In half precision the check sees gross errors only
 
-def _unsteady(dtype): return 1e-5 if dtype==torch.float64 else 5e-3 # the most that is put down to an unsteady model
+def _unsteady(dtype): return 1e-5 if dtype==torch.float64 else 5e-3 # the most that an unsteady model may excuse
 COARSE = .05 # the most that an unfolded model may be off float64: beyond it a comparison says nothing
 
 def working_dtype(model, outs):
@@ -51,12 +51,14 @@ def _difference(before, after):
     odd_before,odd_after = (t[~finite].nan_to_num() for t in (before,after))
     if not torch.equal(finite, after.isfinite()) or not torch.equal(odd_before, odd_after): return _NO_MATCH
     if not finite.any(): return (0.,0.)
-    most,size = float((before-after)[finite].abs().max()),float(before[finite].abs().max())
+    most = float((before-after)[finite].abs().max())
+    size = float(before[finite].abs().max())
     return most,(most/size if size else most)
 
 def difference(before, after)->tuple[float,float]:
     "Largest difference of two outputs, absolute and relative to each tensor's largest value; infinite if unlike"
-    befores,afters = ([_dense(t) for t in tensors_in(o)] for o in (before,after))
+    befores = [_dense(t) for t in tensors_in(before)]
+    afters = [_dense(t) for t in tensors_in(after)]
     if not befores: raise FoldError("the model returns no tensor: there is nothing to check the fold by")
     if [b.shape for b in befores]!=[a.shape for a in afters]: return _NO_MATCH
     differences = [_difference(b, a) for b,a in zip(befores, afters)]
@@ -71,9 +73,9 @@ def run(model:nn.Module, batch:Batch):
 
 # %% ../nbs/15_check.ipynb #52165917
 def exact(model:nn.Module, batch:Batch):
-    "The output of a copy of `model` in float64; None if it does not run in that"
+    "The output of a copy of `model` in float64; None if it does not run in float64"
     def double(t):
-        "`t` in float64; where it is that already, one unit in the last place larger"
+        "`t` in float64; if it is float64 already, one unit in the last place larger"
         if t.dtype==torch.float64: return torch.nextafter(t, torch.full_like(t, float('inf')))
         return t.double() if t.is_floating_point() else t
     try: return run(twin(model).double(), batch.map(double))
@@ -81,7 +83,7 @@ def exact(model:nn.Module, batch:Batch):
     except Exception: return None
 
 def as_good(was:float, now:float, allowed:float, dtype=torch.float32)->bool:
-    "Is a folded model that is off by `now` as good as the unfolded one, off by `was`, but for rounding in a deep network?"
+    "Is a folded model that is off by `now` as good as the unfolded one that is off by `was`, but for rounding?"
     return now<=max(allowed, min(was, COARSE)) or now<=min(30*was, _unsteady(dtype))
 
 # %% ../nbs/15_check.ipynb #05e5a2f3
@@ -97,7 +99,8 @@ class Differs(Exception):
 
 def module_outputs(model, batch)->list:
     "(path, output as float64) of each module call"
-    got,handles = [],[]
+    got = []
+    handles = []
     def first(t): return t.detach().double().flatten()[:4096].clone()
     def note(path):
         "A hook that keeps the output of module `path`"
@@ -127,7 +130,8 @@ def compare(
     except OUT_OF_MEMORY: raise
     except Exception as e: raise Differs(f"{type(e).__name__}: {e}", batch, before) from e
     dtype = working_dtype(model, tensors_in(before))
-    (most,relative),allowed = difference(before, after),TOLERANCE[dtype]
+    most,relative = difference(before, after)
+    allowed = TOLERANCE[dtype]
     if relative<=allowed: return Compared(most, relative, allowed)
     with undone():
         steady = difference(before, run(model, batch))[1]<=allowed # the same answer twice?

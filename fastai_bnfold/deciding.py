@@ -30,7 +30,7 @@ def deciding(
 
 # %% ../nbs/13_deciding.ipynb #ca3caebc
 def seen_by(rec:Record, number:int)->set:
-    "The values that the code of module call `number` got to see"
+    "The values that the code of module call `number` sees"
     seen = set(rec.modules[number].inputs)
     for child in rec.modules:
         if child.parent==number: seen.update(child.outputs)
@@ -39,11 +39,11 @@ def seen_by(rec:Record, number:int)->set:
     return {v for v in seen if rec.values[v].origin!=FROM_WEIGHTS}
 
 def only_hands_on(m:nn.Module)->bool:
-    "Is the forward of `m` that of `nn.Sequential`, which looks at nothing?"
+    "Is the forward of `m` that of `nn.Sequential`, which looks at no value?"
     return isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward
 
 def watch_deciding(model:nn.Module, rec:Record):
-    "Let the module calls that decide watch all values that they see"
+    "Make each module call that decides a watcher of all values that it sees"
     mods = dict(model.named_modules())
     for k in sorted(deciding(rec)):
         path = rec.modules[k].path

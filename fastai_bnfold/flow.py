@@ -1,4 +1,4 @@
-"""Which layers take a map in, and where labels arrive that are sent through the graph
+"""Which layers can absorb a map, and where labels arrive that are sent through the graph
 
 Docs: https://fastai-bnfold.github.io/fastai-bnfold/flow.html.md"""
 
@@ -25,14 +25,14 @@ class Absorber:
     "A layer that can take a map into its weight and bias"
     path: str
     calls: list # Every call that reads its weight
-    weights: tuple # (module path, name) of the weight, by each name that it has
-    biases: tuple # The same of the bias; empty if it has no place for one
+    weights: tuple # Each (module path, name) that the weight has
+    biases: tuple # The same for the bias; empty if there is no place for one
     n_in: int
     n_out: int
     groups: int = 1
     transposed: bool = False
-    bn: bool = False # It is a BatchNorm itself
-    table: bool = False # It is an embedding: its weight holds one output a row
+    bn: bool = False # It is a BatchNorm
+    table: bool = False # It is an embedding: each row of its weight is an output
 
 def absorber(g:Graph, i:int)->Absorber:
     "The absorber whose weight call `i` reads; Stop with the reason if it cannot absorb"
@@ -41,7 +41,8 @@ def absorber(g:Graph, i:int)->Absorber:
 
 def _batchnorm(g, path):
     "The BatchNorm layer at `path`, as a layer that takes another BatchNorm's map"
-    m,name = g.mods[path],layer_name(g, path)
+    m = g.mods[path]
+    name = layer_name(g, path)
     if path in g.unfit: raise Stop('stays', f"{name} stays as it is")
     if not hasattr(m, 'running_mean'): raise Stop('class', f"{name} has no place for another map")
     if any(len(g.rec.params[v])>1 for v in g.values_of[path]):
@@ -57,8 +58,9 @@ def _slots(g, value, what, calls):
     "The module path of the parameter `value`, which is read by `calls` alone, and its (module path, name)s"
     slots = g.rec.params.get(value)
     if slots is None: raise Stop('computed', f"the {what} of {where(g, calls[0])} {_COMPUTED}")
-    path = max((p for p,_ in slots), key=len)
-    name,homes = f"{what} of {quote(path)}",{p:g.mods[p] for p,_ in slots}
+    path = max((p for p,_ in slots), key=len) # the innermost module
+    name = f"{what} of {quote(path)}"
+    homes = {p:g.mods[p] for p,_ in slots}
     others = [p for p in homes if not path.startswith(p)]
     if others: raise Stop('shared', f"{what} of {quote(others[0])} shared with {quote(path)}")
     if path in g.kept: raise Stop('keep', f"{quote(path)} was asked to stay")
@@ -68,31 +70,15 @@ def _slots(g, value, what, calls):
     if stop: raise stop
     return path,tuple(slots)
 
-# %% ../nbs/08_flow.ipynb #faf6f14b
-def _weighted(g, weight):
-    "The convolution or linear layer whose weight is value `weight`"
-    def takes_it(call):
-        "Is the weight the weight of `call`, and nothing else of it?"
-        return op(call.name).absorbs is not None and call.value('weight')==weight and call.reads.count(weight)==1
-    calls = [i for i in g.readers[weight] if takes_it(g.calls[i])]
-    path,slots = _slots(g, weight, 'weight', calls)
-    recorded,param = [g.calls[i] for i in calls],g.mods[path]._parameters[slots[-1][1]]
-    if hooked(g.mods[path]): raise Stop('hook', f"{layer_name(g, path)} has a forward hook")
-    if param.layout!=torch.strided or param.dim()<2 or param.numel()>1 and 0 in param.stride():
-        raise Stop('computed', f"weight of {quote(path)} is sparse, one row, or its elements share memory")
-    used = {(call.name, call.arg('groups', 1), call.value('bias')) for call in recorded}
-    if len(used)>1: raise Stop('used', f"weight of {quote(path)} is used in different ways")
-    name,groups,bias = used.pop()
-    if op(name).table: return _table(g, path, slots, calls)
-    if op(name).samples: groups = g.shape(recorded[0].value('input'))[1]//param.shape[1]
-    if bias is None or _made_zeros(g, bias): biases = _no_bias(g, path, recorded) or _added_bias(g, recorded)
-    else: biases = _bias(g, path, bias, calls)
-    sizes,transposed = (param.shape[0], param.shape[1]*groups),op(name).transposed
-    n_in,n_out = sizes if transposed else reversed(sizes)
-    return Absorber(path, calls, slots, biases, n_in, n_out, groups, transposed)
+# %% ../nbs/08_flow.ipynb #b71e2c02
+def _bias(g, path, bias, calls):
+    "The (module path, name)s of value `bias`, the bias of the layer at `path`"
+    home,slots = _slots(g, bias, 'bias', calls)
+    if path not in [p for p,_ in slots]: raise Stop('shared', f"bias of {quote(path)} belongs to {quote(slots[0][0])}")
+    return slots
 
 def _no_bias(g, path, recorded):
-    "Where the layer at `path` has a place for a bias: its calls all pass one, which is None"
+    "The empty place for a bias of the layer at `path`, if all of its calls pass a bias; empty if not"
     passes = all(len(call.args)>2 or 'bias' in call.kwargs for call in recorded)
     return ((path,'bias'),) if 'bias' in g.mods[path]._parameters and passes else ()
 
@@ -102,7 +88,7 @@ def _made_zeros(g, bias):
     return made is not None and g.calls[made].name=='zeros'
 
 def _added_bias(g, recorded):
-    "Where a parameter lives that alone is added to what the one call makes, as in `x @ w + b`; empty if none is"
+    "The (module path, name)s of a parameter that is added to the result of the one call; empty if none is"
     if len(recorded)!=1 or op(recorded[0].name).absorbs!=0: return () # of a convolution the features are not last
     value = recorded[0].writes[0]
     readers = g.readers[value]
@@ -114,18 +100,36 @@ def _added_bias(g, recorded):
     try: return _slots(g, others[0], 'bias', readers)[1]
     except Stop: return ()
 
+# %% ../nbs/08_flow.ipynb #faf6f14b
+def _weighted(g, weight):
+    "The convolution or linear layer whose weight is value `weight`"
+    def takes_it(call):
+        "Is the weight the weight of `call`, and nothing else of it?"
+        return op(call.name).absorbs is not None and call.value('weight')==weight and call.reads.count(weight)==1
+    calls = [i for i in g.readers[weight] if takes_it(g.calls[i])]
+    path,slots = _slots(g, weight, 'weight', calls)
+    recorded = [g.calls[i] for i in calls]
+    param = g.mods[path]._parameters[slots[-1][1]]
+    if hooked(g.mods[path]): raise Stop('hook', f"{layer_name(g, path)} has a forward hook")
+    if param.layout!=torch.strided or param.dim()<2 or (param.numel()>1 and 0 in param.stride()):
+        raise Stop('computed', f"weight of {quote(path)} is sparse, one row, or its elements share memory")
+    used = {(call.name, call.arg('groups', 1), call.value('bias')) for call in recorded}
+    if len(used)>1: raise Stop('used', f"weight of {quote(path)} is used in different ways")
+    name,groups,bias = used.pop()
+    if op(name).table: return _table(g, path, slots, calls)
+    if op(name).samples: groups = g.shape(recorded[0].value('input'))[1]//param.shape[1]
+    if bias is None or _made_zeros(g, bias): biases = _no_bias(g, path, recorded) or _added_bias(g, recorded)
+    else: biases = _bias(g, path, bias, calls)
+    n_in,n_out = param.shape[1]*groups,param.shape[0]
+    if op(name).transposed: n_in,n_out = n_out,n_in
+    return Absorber(path, calls, slots, biases, n_in, n_out, groups, op(name).transposed)
+
 def _table(g, path, slots, calls):
     "The embedding at `path`; Stop if it changes its weight while it is called"
     if any(g.calls[i].arg('max_norm') is not None for i in calls):
         raise Stop('used', f"{layer_name(g, path)} renorms its weight (max_norm)")
     rows,features = g.shape(g.calls[calls[0]].value('weight'))
     return Absorber(path, calls, slots, slots, rows, features, table=True)
-
-def _bias(g, path, bias, calls):
-    "Where the bias of the layer at `path` lives, which is value `bias`"
-    home,slots = _slots(g, bias, 'bias', calls)
-    if path not in [p for p,_ in slots]: raise Stop('shared', f"bias of {quote(path)} belongs to {quote(slots[0][0])}")
-    return slots
 
 # %% ../nbs/08_flow.ipynb #c43a4dec
 def feature_axis(g:Graph, call)->int:
@@ -134,9 +138,9 @@ def feature_axis(g:Graph, call)->int:
 
 def geometry(
     kernel:tuple, # Taps in each dimension of space
-    stride=1, padding=0, dilation=1 # As a convolution takes them
+    stride=1, padding=0, dilation=1 # In any form that a convolution takes
 )->tuple: # Stride, padding on either side (a half more where one side gets more) and dilation
-    "The arguments of a convolution, as lists of one number a dimension"
+    "The arguments of a convolution, as lists with one number for each dimension"
     def each(given):
         "One number for each dimension"
         return as_list(given) if len(as_list(given))==len(kernel) else as_list(given)*len(kernel)
@@ -156,7 +160,7 @@ def pads_zeros(call, kernel:tuple)->bool:
 
 # %% ../nbs/08_flow.ipynb #74cd08db
 def numbered(g:Graph, value:int, axis:int, first:int=FIRST)->Tensor:
-    "Labels `first, first+1, …` for the channels of `value`; one of each where it has no elements"
+    "Labels `first, first+1, …` for the channels of `value`; an axis without elements gets length 1"
     return channel_numbers([max(n, 1) for n in g.shape(value)], axis, first)
 
 @dataclass
@@ -167,11 +171,11 @@ class End:
     call: int|None = None # The call that reads it
     to: Absorber|None = None # What it arrives at, if that can absorb
     stop: Stop|None = None # Or why it ends there
-    number: tuple = (1.,0.) # What Python numbers on the way make of a value: `k*x + c`
+    number: tuple = (1.,0.) # `(k, c)`: Python numbers on the way have turned a value `x` into `k*x + c`
 
 @dataclass
 class Condition:
-    "What a call on the way asks of the map"
+    "What a call on the way requires of the map"
     labels: Tensor # Of the channels that came by
     call: int
     holds: object # `Affine -> bool` for each channel
@@ -181,11 +185,15 @@ class Condition:
 class Flow:
     "Labels sent forward from `starts` (value -> labels); `ends` says where they arrived"
     def __init__(self, g:Graph, starts:dict):
-        self.g,self.reached,self.ends,self.conditions,self.todo = g,{},[],[],set()
+        self.g = g
+        self.reached = {} # value -> labels that have come to it
+        self.ends = [] # each `End`
+        self.conditions = [] # each `Condition`
         self.numbers = {} # value -> `(k, c)`, what Python numbers on the way have made of it
+        self.todo = set() # calls that labels have come to
         for value,labels in starts.items(): self.reach(value, labels)
         while self.todo:
-            self.at = min(self.todo) # in the order of the calls: all that it reads has come
+            self.at = min(self.todo) # the first one: everything that it reads has come
             self.todo.remove(self.at)
             self.visit(g.calls[self.at], g.row(self.at))
 
@@ -229,7 +237,7 @@ class Flow:
         if self.reached.keys() & call.reads=={call.value('input')}: return absorber(self.g, self.at)
         raise Stop('computes', f"{where(self.g, self.at)} computes with it")
 
-    # what the rules of the table may ask
+    # what the rules in the table may use
     def shape(self, value):
         "Shape of `value`"
         return self.g.shape(value)
@@ -269,7 +277,9 @@ class Flow:
 # %% ../nbs/08_flow.ipynb #ca5c6a8e
 def sources(g:Graph, value:int)->dict:
     "Path -> absorber, of those that everything in `value` comes from; Stop if anything comes from elsewhere"
-    todo,seen,found = [value],set(),{}
+    todo = [value]
+    seen = set()
+    found = {}
     while todo:
         value = todo.pop()
         if value in seen: continue
@@ -289,5 +299,7 @@ def sources(g:Graph, value:int)->dict:
 def carried_values(call)->list:
     "The values whose elements a carrier carries: its first argument, or the tensors listed there"
     first = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
-    refs = first if isinstance(first, (list,tuple)) else call.args if call.name=='broadcast_tensors' else [first]
+    if isinstance(first, (list,tuple)): refs = first
+    elif call.name=='broadcast_tensors': refs = call.args
+    else: refs = [first]
     return [ref.v for ref in refs if isinstance(ref, Ref)]

@@ -28,9 +28,9 @@ from .state import OUT_OF_MEMORY, is_lazy, put_back, twin
 # %% ../nbs/20_fold.ipynb #3b983d85
 @dataclass
 class Done:
-    "The changes of one fold, and checksums of the weights it left"
-    changes: list
-    left: dict = field(default_factory=dict)
+    "One fold that was made"
+    changes: list # Each `Change`, in order
+    left: dict = field(default_factory=dict) # Checksums of the weights after it: see `checksums`
 
     def do(self):
         "Make the changes"
@@ -42,10 +42,12 @@ class Done:
 # %% ../nbs/20_fold.ipynb #aae6bdff
 class History:
     "The folds of a model, the last one on top"
-    def __init__(self, model:nn.Module): self.model,self.done = model,[]
+    def __init__(self, model:nn.Module):
+        self.model = model
+        self.done = [] # a `Done` for each fold
 
     def commit(self, changes:list):
-        "Make these changes, a fold of their own"
+        "Make these changes, as one fold"
         self.done.append(Done(changes))
         self.done[-1].do()
 
@@ -57,7 +59,7 @@ class History:
 
     @contextmanager
     def all_or_nothing(self):
-        "Take back what is folded meanwhile if anything goes wrong"
+        "If anything goes wrong inside this context, take back what was folded in it"
         n = len(self.done)
         try: yield
         except BaseException:
@@ -66,7 +68,7 @@ class History:
 
     @contextmanager
     def undone(self):
-        "The last fold is taken back for a while"
+        "Inside this context the last fold is taken back"
         last = self.done[-1]
         try:
             last.undo()
@@ -103,7 +105,8 @@ def odd_layers(
         wrong = wrong_with(some)
         if not wrong: return
         if len(some)==1:
-            odd[some[0]] = Stop('odd', f"the check failed without it, so the code must look at the layer itself: {wrong}")
+            why = "the check failed without it, so the code must look at the layer itself"
+            odd[some[0]] = Stop('odd', f"{why}: {wrong}")
             return
         search(some[:len(some)//2])
         search(some[len(some)//2:])
@@ -117,7 +120,9 @@ class BNFolder:
         model:nn.Module # Changed in place by `fold`; FoldError if it is scripted, compiled, exported or wrapped
     ):
         check_model(model)
-        self.model,self.history,self._undoable = model,History(model),True
+        self.model = model
+        self.history = History(model)
+        self._undoable = True
 
     @property
     def folded(self):
@@ -139,7 +144,7 @@ class BNFolder:
         check:bool=True, # Compare the outputs before and after?
         undo:bool=True, # Keep what `unfold` needs (the unfolded weights of the folded layers)?
         collapse:bool=False, # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
-        timeit:bool=False, # Time the model before and after? Needs a second copy of it for the moment
+        timeit:bool=False, # Time the model before and after? Needs memory for a second copy of it
         keep=(), # Modules that stay: paths, patterns such as `'head.*'`, classes or modules
         also=(), # Further example batches: each a tuple of positional inputs, or a dict of keyword inputs
         scales:bool=False, # Fold scales and shifts that are parameters alone too (LayerScale)?
@@ -161,7 +166,7 @@ class BNFolder:
         *xb, # One example batch, as the positional inputs of the model
         **kwargs # Options of `fold`, and keyword inputs of the model
     ): # The `FoldReport`
-        "Fold for a while: `with folder.folding(x) as report:` unfolds at the end, also after an error"
+        "Fold temporarily: `with folder.folding(x) as report:` unfolds at the end, also after an error"
         report = self.fold(*xb, **kwargs)
         n = len(self.history.done)
         with put_back(lambda: self.history.rewind(n-1)): yield report
@@ -182,7 +187,9 @@ class BNFolder:
 
     def forget(self):
         "Drop what `unfold` needs; there is no way back then"
-        if self.history.done: self.history.done,self._undoable = [],False
+        if not self.history.done: return
+        self.history.done = []
+        self._undoable = False
 
 # %% ../nbs/20_fold.ipynb #6e8620d7
 def _plan(model, xb, kwargs, **options):
@@ -233,13 +240,15 @@ def _try_fold(history, plan, check, collapse):
 def _commit(history, changes, plan, check):
     "Make the changes and check them; take all of them back if anything goes wrong"
     model = history.model
-    before,fresh = _n_params(model),tuple(fresh_statistics(model))
+    before = _n_params(model)
+    fresh = tuple(fresh_statistics(model))
     with history.all_or_nothing():
         history.commit(changes)
         errs = check_fold(model, plan.looks, history.undone) if check else Compared()
         report = FoldReport(plan, len(plan), len(plan.kept), before, _n_params(model), *errs[:3])
         report.exact = errs.exact
-        report.fresh,report.changed = fresh,plan.changed
+        report.fresh = fresh
+        report.changed = plan.changed
         history.done[-1].left = checksums(model)
         return report
 
@@ -247,7 +256,7 @@ def _n_params(model): return sum(p.numel() for p in model.parameters() if not is
 
 # %% ../nbs/20_fold.ipynb #cf158a07
 def _collapsing(history, changes, plan):
-    "What would collapse after `changes`, made for a moment: further changes, a `Collapsed` for each, why others stay"
+    "What would collapse after `changes`: the further changes, a `Collapsed` for each, and why other blocks stay"
     n = len(history.done)
     with put_back(lambda: history.rewind(n)):
         history.commit(changes)
@@ -257,7 +266,7 @@ def _collapsing(history, changes, plan):
 
 # %% ../nbs/20_fold.ipynb #2dcc759c
 def _commit_collapsed(history, changes, plan, check):
-    "Make the changes and collapse; if the model does not take that, make the changes alone, and say so"
+    "Make the changes and collapse; if the model cannot be collapsed, make the changes alone, and say why"
     try: more,blocks,stay = _collapsing(history, changes, plan)
     except DoesNotRun as e: raise Differs(str(e), *plan.looks[0]) from e
     try:
@@ -273,7 +282,8 @@ def _commit_collapsed(history, changes, plan, check):
 
 def _commit_called(history, more, changes, plan, check):
     "Make the changes and those of a collapse, `more`; FoldError if the check does not call each new layer"
-    called,handles = set(),[]
+    called = set()
+    handles = []
     def note(m, inputs, out): called.add(m)
     with put_back(lambda: [handle.remove() for handle in handles]):
         for change in more: handles.append(change.new.register_forward_hook(note))

@@ -24,8 +24,9 @@ def _by_its_row(rec, call)->Call:
     name = call.name
     if number_map(call): name = by_number(name)
     elif name in ('matmul','mm') and len(call.args)==2 and not call.kwargs:
-        weight = call.reads[-1]
-        if call.reads[0] not in rec.params and weight in rec.params and len(rec.values[weight].shape)==2: name = BY_PARAMETER
+        x,weight = call.reads[0],call.reads[-1]
+        is_matrix = weight in rec.params and len(rec.values[weight].shape)==2
+        if is_matrix and x not in rec.params: name = BY_PARAMETER
     return call if name==call.name else replace(call, name=name, params=OPS[name].args)
 
 # %% ../nbs/07_graph.ipynb #ccdbe1a4
@@ -36,9 +37,10 @@ class Graph:
         kept=(), # Paths of modules that are to stay as they are
         scales:bool=False # Are maps that come from parameters alone (LayerScale) to be folded too?
     ):
-        self.model,self.rec,self.kept,self.mods = model,rec,kept,dict(model.named_modules())
+        self.model,self.rec,self.kept = model,rec,kept
+        self.mods = dict(model.named_modules())
         calls,self.layers,odd = layers_of(self.mods, rec, scales)
-        self.calls = [call and _by_its_row(rec, call) for call in calls]
+        self.calls = [None if call is None else _by_its_row(rec, call) for call in calls]
         self.folded = set() # paths of the layers that have gone
         self.own = {} # path -> map of a layer
         self.pre,self.post,self.tap = {},{},{} # what each absorber has taken so far: path -> (absorber, map)
@@ -97,10 +99,10 @@ def layer_name(g:Graph, path:str)->str:
     return f"{name} `{path}`" if path else f"the model ({name})"
 
 def where(g:Graph, i:int)->str:
-    "Call `i` and the place it stands in, for a reader"
+    "Call `i` and its place in the model, as it stands in a message"
     call = g.calls[i]
     path = call.func if call.name==BN else g.rec.path(call)
-    alone = call.name==BN or path and not list(g.mods[path].children())
+    alone = call.name==BN or (path and not list(g.mods[path].children()))
     return layer_name(g, path) if alone else f"{call.name} in {quote(path)}"
 
 def say(g:Graph, stop:Stop)->str:
@@ -150,7 +152,7 @@ def _memory_stays(g, call):
 
 # %% ../nbs/07_graph.ipynb #5c91ae42
 def read_elsewhere(g:Graph, v:int, name:str, mine)->Stop|None:
-    "Why a parameter or buffer, value `v`, called `name` in the message, stays: others than the calls `mine` see it"
+    "Stop if others than the calls `mine` see parameter or buffer `v`, which the message calls `name`; None if not"
     if g.watchers[v]: return Stop('read', f"{name} {g.watchers[v][0].words}")
     others = [i for i in g.readers[v] if i not in mine]
     return Stop('read', f"{name} is also read by {where(g, others[0])}") if others else None
@@ -167,7 +169,7 @@ def why_kept(
     g:Graph,
     p:str # Path of a BatchNorm
 )->Stop|None:
-    "What there is about layer `p` itself that forbids folding it; None if nothing"
+    "The reason in layer `p` itself not to fold it; None if there is none"
     m,calls = g.mods[p],[g.calls[i] for i in g.layers[p]]
     stop = _class_stays(m) or g.unfit.get(p)
     if stop: return stop

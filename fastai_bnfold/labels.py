@@ -1,4 +1,4 @@
-"""Numbers for channels, sent through a network to see where each of them arrives
+"""Numbers for channels, sent through a network to see where each channel arrives
 
 Docs: https://fastai-bnfold.github.io/fastai-bnfold/labels.html.md"""
 
@@ -15,12 +15,13 @@ from torch import Tensor
 FILL,IDENT,FIRST = 0,1,2
 
 def channel_numbers(
-    shape:tuple, # Of the tensor that the labels stand for
-    axis:int, # That holds its channels
+    shape:tuple, # Shape of the tensor that the labels stand for
+    axis:int, # The axis of its channels
     first:int=FIRST # Label of the first channel
-)->Tensor: # Labels of that shape; stored once a channel and expanded, so that they cost nothing
+)->Tensor: # Labels of that shape; one number a channel is stored, and expanded
     "Labels `first, first+1, …` along `axis`, the same everywhere else"
-    sizes = [1]*len(shape); sizes[axis] = -1
+    sizes = [1]*len(shape)
+    sizes[axis] = -1
     return torch.arange(first, first+shape[axis], dtype=torch.float32, device='cpu').view(sizes).expand(shape)
 
 def untouched_labels(shape:tuple)->Tensor:
@@ -29,7 +30,7 @@ def untouched_labels(shape:tuple)->Tensor:
 
 # %% ../nbs/01_labels.ipynb #10d09785
 def compact(labels:Tensor)->Tensor:
-    "The labels without their repetitions"
+    "The labels without repetitions: axes of stride 0 have length 1"
     if not labels.numel(): return labels
     return labels[tuple(slice(0, 1 if stride==0 else None) for stride in labels.stride())]
 
@@ -39,7 +40,7 @@ def uniform(labels:Tensor, dims)->bool:
     return all(small.shape[d]<=1 or bool((small==small.narrow(d,0,1)).all()) for d in dims)
 
 def squash(labels:Tensor)->Tensor:
-    "The same labels, stored once along every axis they do not change on"
+    "The same labels, with stride 0 along every axis on which they do not change"
     small = compact(labels)
     for d in reversed(range(small.dim())):
         if small.shape[d]>1 and (small==small.narrow(d,0,1)).all(): small = small.narrow(d,0,1)
@@ -48,7 +49,7 @@ def squash(labels:Tensor)->Tensor:
 # %% ../nbs/01_labels.ipynb #7e46ba64
 def feature_labels(
     labels:Tensor, # That arrived
-    axis:int # That holds the features of the layer they arrived at
+    axis:int # The axis of the features of the layer that they arrived at
 )->tuple: # The label of each feature, and which features hold filled-in zeros too; None where a feature holds several
     "One label for each feature along `axis`"
     rows = compact(labels).movedim(axis, 0).flatten(1)

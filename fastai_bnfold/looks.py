@@ -35,10 +35,10 @@ class Batch:
     "The inputs of a model"
     args: tuple
     kwargs: dict = field(default_factory=dict)
-    seed: int|None = None # Of the random generators while it is looked at; None leaves them as they are
+    seed: int|None = None # Of the random generators while the model runs on it; None leaves them as they are
 
     def map(self, change):
-        "The same with `change` of each tensor"
+        "The batch with `change` applied to each tensor"
         args,kwargs = map_tensors(change, (self.args,self.kwargs))
         return replace(self, args=args, kwargs=kwargs)
 
@@ -55,7 +55,7 @@ def as_batch(o)->Batch:
 
 @contextmanager
 def draws_of(batch:Batch):
-    "Random numbers are drawn as `batch` says, and the generators restored"
+    "Inside this context random numbers are drawn from the seed of `batch`; the generators are restored at the end"
     with put_back(random_state()):
         if batch.seed is not None:
             random.seed(batch.seed)
@@ -71,16 +71,18 @@ def _items(batch):
 
 def _first_axis(shape, items):
     "The first axis that may get another length: after the items, and after the channels of an image"
-    return 0 if items is None else 2 if len(shape)>3 else 1
+    if items is None: return 0
+    return 2 if len(shape)>3 else 1
 
 def resized(
     batch:Batch,
     items:int|None=None, # How many items; None for as many as it has
-    lengths=None, # Length -> new length, of all axes that are as long and hold neither items nor an image's channels
-    skew:int=0 # So much longer still is the last axis of images as high as wide: they are no squares then
+    lengths=None, # Length -> new length, for all axes of that length but those of the items and of an image's channels
+    skew:int=0 # Added to the new width of square images, so that they are not square any more
 )->Batch:
     "`batch`, repeated or cut to other sizes"
-    lengths,shared = lengths or {},_items(batch)
+    lengths = lengths or {}
+    shared = _items(batch)
     def fit(t):
         "`t`, repeated or cut"
         if not _plain(t): return t
@@ -93,7 +95,7 @@ def resized(
     return batch.map(fit)
 
 def negated(batch:Batch)->Batch:
-    "`batch` with its numbers negated; integers and truth values stay"
+    "`batch` with its numbers negated; integers and bools stay"
     return batch.map(lambda t: -t if _plain(t) and t.is_floating_point() else t)
 
 def turned(batch:Batch)->Batch:
@@ -113,7 +115,7 @@ def other_lengths(n:int)->list:
     return [new for new in dict.fromkeys(tries) if new not in (0,n)]
 
 def _sizes(batch, n):
-    "`batch` with axes of length `n` made longer or shorter: what is to be tried, each size once"
+    "`batch` with its axes of length `n` made shorter or longer: each size to try, once"
     seen = [batch.shapes]
     for new in other_lengths(n):
         for skew in (2,0):
@@ -144,16 +146,18 @@ def look_unlike(
     model:nn.Module,
     batch:Batch # The example
 )->tuple: # (batch, record); (None, None) if the model takes nothing but the example
-    "Look at a batch unlike the example: one item (two if it has one), another size as far as the model takes it, negated"
+    "Look at a batch unlike the example: one item (two if it has one), another size if the model takes it, negated"
     items = _items(batch)
     def run(sized): return look(model, negated(sized))
-    few = replace(resized(batch, (1 if items>1 else 2) if items else None), seed=1)
+    other = None
+    if items: other = 1 if items>1 else 2
+    few = replace(resized(batch, other), seed=1)
     sized,rec = few,None
     for n in _lengths(batch):
         found,found_rec = first_taken(_sizes(sized, n), run)
         if found: sized,rec = found,found_rec
     if rec is None: sized,rec = first_taken([few,replace(batch, seed=1)], run)
-    return sized and negated(sized),rec
+    return (negated(sized) if sized else None),rec
 
 # %% ../nbs/14_looks.ipynb #8c4bf43b
 def unseen(
@@ -177,7 +181,7 @@ def _taken(g, paths):
 def _agrees(g, other, path):
     "Does graph `other` allow what was decided on graph `g` for layer `path`?"
     into = _into(g.moves[path])
-    if not other.layers.get(path): # not reached: then nor must be what absorbs it
+    if not other.layers.get(path): # not reached: what absorbs it must not be reached either
         return not any(other.readers.get(v) for p in into for v in other.values_of.get(p, ()))
     if path not in other.moves or set(into)!=set(_into(other.moves[path])): return False
     mine,theirs = _taken(g, into),_taken(other, into)
@@ -191,7 +195,8 @@ def settled(
     **kwargs # For `Graph`
 )->list: # The decided graph of each record
     "Decide on all records, until they agree"
-    unfit,why = dict(unfit),Stop('looks', "for another batch, or another size of it, it would fold otherwise")
+    unfit = dict(unfit)
+    why = Stop('looks', "for another batch, or another size of it, it would fold otherwise")
     while True:
         graphs = [Graph(model, rec, unfit, **kwargs) for rec in records]
         for g in graphs: decide(g)
@@ -237,7 +242,8 @@ def kept_paths(
     keep # A path, a pattern, a class, a module, or several of them
 )->dict: # Path -> what kept it. FoldError for something that names no module
     "The modules that are to stay as they are, with everything in them"
-    found,mods = {},dict(model.named_modules())
+    found = {}
+    mods = dict(model.named_modules())
     for o in keep if isinstance(keep, (list,tuple,set)) else [keep]:
         tops = _named(mods, o)
         if not tops:
@@ -282,7 +288,8 @@ def plain_inputs(model:nn.Module, batches:list)->dict:
 def assumptions(model:nn.Module, batches:list, graphs:list)->list:
     "What was not looked at and might give another answer: one sentence each; none if nothing folds"
     if not any(g.moves for g in graphs): return []
-    found,missing = [],inputs_not_passed(model, batches)
+    found = []
+    missing = inputs_not_passed(model, batches)
     if missing: found.append(f"nothing was passed for {_some(missing)}: with `also=` show an example that does")
     for name,value in plain_inputs(model, batches).items():
         what = f"`{name}`" if isinstance(name, str) else f"input {name}"
@@ -310,7 +317,7 @@ def make_plan(
     unfit.update(odd or {})
     looked = []
     for batch in (Batch(args, inputs or {}), *map(as_batch, also)):
-        batch = batch.map(lambda t: t.as_subclass(torch.Tensor)) # fastai's `TensorImage`, too, is a tensor here
+        batch = batch.map(lambda t: t.as_subclass(torch.Tensor)) # fastai's `TensorImage` becomes a plain tensor
         looked.append((batch,look(model, batch)))
         unlike,rec = look_unlike(model, batch)
         if rec: looked.append((unlike,rec))

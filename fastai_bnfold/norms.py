@@ -27,7 +27,7 @@ def register_bn(
     cls, # The class, or its full name as a string, such as `"timm.layers.norm_act.BatchNormAct2d"`
     rest=lambda m: nn.Identity() # What is left of a module once its BatchNorm is folded
 ):
-    "Say that `cls` is a BatchNorm (`running_mean`, `running_var`, `weight`, `bias`, `eps`), and what remains of it"
+    "Say that `cls` is a BatchNorm (`running_mean`, `running_var`, `weight`, `bias`, `eps`), and what is left of it"
     _registry[cls if isinstance(cls, str) else _full_name(cls)] = rest
 
 def bn_rest(m:nn.Module):
@@ -59,20 +59,24 @@ def layer_affine(
     "The map that layer `m` is at inference"
     if is_bn(m): return bn_affine(m.running_mean, m.running_var, m.weight, m.bias, m.eps)
     twin = copy.deepcopy(m).to('cpu', torch.float64)
-    constant = lambda x: torch.full((1,shape[1],*[1]*(len(shape)-2)), x, dtype=torch.float64, device='cpu')
-    with torch.no_grad(): at_0,at_1 = (twin(constant(x)).flatten() for x in (0.,1.))
+    def answer(number):
+        "What the module makes of an input that is `number` everywhere"
+        x = torch.full((1,shape[1],*[1]*(len(shape)-2)), number, dtype=torch.float64, device='cpu')
+        return twin(x).flatten()
+    with torch.no_grad(): at_0,at_1 = answer(0.),answer(1.)
     return Affine(at_1-at_0, at_0)
 
 # %% ../nbs/06_norms.ipynb #fec38350
 def one_a_channel(shape, like):
-    "Does a tensor of this `shape` hold one number for each channel (or one for all) of one like that?"
-    return len(shape)<=len(like) and all(n==1 for k,n in enumerate(shape, len(like)-len(shape)) if k!=1)
+    "Does a tensor of this `shape` hold one number a channel (or one for all) for a tensor of shape `like`?"
+    first = len(like)-len(shape) # the last axes stand below each other
+    return first>=0 and all(n==1 for axis,n in enumerate(shape, first) if axis!=1)
 
 def _keeps_affine(rec, call, value, others):
     "Does `call` multiply `value` by `others`, or add them to it, one number for each channel?"
     if call.kwargs or len(others)!=1 or len(call.args)!=2: return False
     row = op(call.name)
-    linear = row.product or row.signs or row.quotient and call.reads[0]==value
+    linear = row.product or row.signs or (row.quotient and call.reads[0]==value)
     return linear and one_a_channel(rec.values[others[0]].shape, rec.values[value].shape)
 
 def written_out(
@@ -80,7 +84,8 @@ def written_out(
     number:int # Of a module call
 )->set: # The weights that the map is computed from; empty if it is none
     "Is a module call a map of channels, written by hand?"
-    visit,weights = rec.modules[number],set()
+    visit = rec.modules[number]
+    weights = set()
     if not visit.tensor_in_tensor_out or len(rec.values[visit.inputs[0]].shape)<2: return set()
     value = visit.inputs[0]
     for call in rec.calls[visit.start:visit.end]:
@@ -91,7 +96,8 @@ def written_out(
         if value not in call.reads: continue
         if not _keeps_affine(rec, call, value, others): return set()
         value = call.writes[0]
-    return weights if visit.outputs==(value,)!=visit.inputs else set()
+    returned = visit.outputs==(value,) and visit.outputs!=visit.inputs
+    return weights if returned else set()
 
 # %% ../nbs/06_norms.ipynb #1a34de40
 def quote(path:str)->str:
@@ -166,9 +172,12 @@ def layers_of(
     rec:Record, scales:bool=False
 )->tuple: # Calls, None for one that is part of a layer; path -> numbers of its calls; path -> `Stop` of those that stay
     "The calls of `rec` with every BatchNorm as one call"
-    calls,unfit = list(rec.calls),_called_directly(mods, rec)
+    calls = list(rec.calls)
+    unfit = _called_directly(mods, rec)
     bns = [path for path,m in mods.items() if is_bn(m)]
-    unfit.update((path,stop) for path in bns if (stop := _unknown(rec, path, mods[path])))
+    for path in bns:
+        stop = _unknown(rec, path, mods[path])
+        if stop: unfit[path] = stop
     layers = {path:[] for path in [*bns, *unfit]}
     for number,visit in enumerate(rec.modules):
         path = visit.path
@@ -176,7 +185,9 @@ def layers_of(
         if not known and not _by_hand(mods, rec, number, scales): continue
         layer = layers.setdefault(path, [])
         try: mine,x,y = bn_part(rec, number, mods[path])
-        except Stop as stop: unfit.setdefault(path, stop.bare()); continue
+        except Stop as stop:
+            unfit.setdefault(path, stop.bare())
+            continue
         for i in mine: calls[i] = None
         layer.append(mine[-1])
         calls[mine[-1]] = Call(BN, path, (Ref(x),), {}, [x], [y], [], rec.calls[mine[-1]].stack, OPS[BN].args)

@@ -18,23 +18,23 @@ from .labels import squash, uniform
 # %% ../nbs/03_ops.ipynb #56148590
 @dataclass(frozen=True)
 class Op:
-    "What is known of an operation"
+    "What is known about an operation"
     args: tuple = () # Names of its parameters, in order
-    how: object = None # How a map travels through it: a function `(flow, call) -> labels of what the call makes`
-    absorbs: int|None = None # A layer with a weight, which takes a map in: its dimensions of space
-    transposed: bool = False # Such a layer with the axes of its weight swapped: `(in, out/groups, *kernel)`
-    signs: tuple = () # A sum of two operands: their signs
-    product: bool = False # A product of two operands
-    quotient: bool = False # A quotient of two operands
-    samples: bool = False # A convolution that samples its input where it likes, and zeros beside it
-    table: bool = False # A layer that looks its output up in its weight, `(rows, features)`
-    asks: bool = False # It asks about a tensor (shape, dtype) and reads nothing that it holds
-    about: bool = False # It reads its first argument and asks about the others, as `view_as` does
+    how: object = None # How a map travels through it: a function `(flow, call) -> labels of the results`
+    absorbs: int|None = None # If it has a weight and can absorb a map: the number of its spatial dimensions
+    transposed: bool = False # Its weight has the first two axes swapped: `(in, out/groups, *kernel)`
+    signs: tuple = () # If it adds or subtracts two operands: the sign of each
+    product: bool = False # It multiplies two operands
+    quotient: bool = False # It divides two operands
+    samples: bool = False # It is a convolution that reads its input at computed places, and zeros outside
+    table: bool = False # It is an embedding: its output is looked up in its weight, `(rows, features)`
+    asks: bool = False # It asks for a tensor's metadata (shape, dtype) and reads no elements
+    about: bool = False # It reads its first argument, and only metadata of the others, as `view_as` does
     random: bool = False # It draws random numbers
-    tells: bool = False # It turns what a tensor holds into a Python value, or into the size of its result
-    cuts: bool = False # It may leave out elements
-    places: bool = False # Integer tensors among its arguments say what goes where
-    view: bool = False # It asks for a memory layout
+    tells: bool = False # It turns a tensor's contents into a Python value, or into the size of its result
+    cuts: bool = False # Its result may lack some of the elements
+    places: bool = False # Its integer tensors are indices: they say what goes where
+    view: bool = False # It needs its input in a certain memory layout
 
 OPS = {} # name -> `Op`
 
@@ -63,7 +63,7 @@ class Stop(Exception):
     def __str__(self): return self.words
 
     def bare(self):
-        "The same without its traceback, which would keep every frame it came through alive"
+        "A copy without the traceback, which would keep every frame that it passed alive"
         return Stop(self.kind, self.words, self.call)
 
 def between(words=''):
@@ -93,8 +93,9 @@ def as_list(o)->list:
     return [o] if isinstance(o, (int,str)) else list(o)
 
 def _over(flow, call, dims):
-    "Labels of a call that puts together the values along `dims`"
-    labels,out = flow.labels(call.reads[0]),flow.shape(call.writes[0])
+    "Labels of the result of a call that reduces its input along `dims`"
+    labels = flow.labels(call.reads[0])
+    out = flow.shape(call.writes[0])
     dims = sorted(d%labels.dim() for d in dims)
     if not uniform(labels, dims): raise between("it mixes channels")
     if any(map(flow.seen, call.writes[1:])): raise between("the places of the largest values are used too")
@@ -104,14 +105,14 @@ def _over(flow, call, dims):
     return [labels.expand(out)]
 
 def _axes(flow, call):
-    "The axes along which a call puts values together: the last ones if it is a pool, or those that it is told"
+    "The axes that a call reduces: the last ones if it is a pool, else those in its arguments"
     if 'pool' in call.name: return range(-int(call.name.split('pool')[1][0]), 0)
     axes = call.arg('dim', call.kwargs.get('axis'))
     if isinstance(axes, Ref): raise between()
     return range(len(flow.shape(call.reads[0]))) if axes in (None,(),[]) else as_list(axes)
 
 def average(flow, call):
-    "A mean over some axes, or average pooling, where it averages nothing but its input"
+    "A mean over some axes, or average pooling that averages no padding"
     if call.arg('divisor_override') is not None: raise between()
     padded = any(as_list(call.arg('padding', 0)))
     if padded and call.arg('count_include_pad', True): raise between("it averages zero padding in")

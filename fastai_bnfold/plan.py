@@ -54,10 +54,10 @@ class FoldPlan:
     "One entry for every BatchNorm layer of a model, each exactly once"
     entries: list
     maps: dict = field(default_factory=dict, repr=False) # Path of an absorbing layer -> its `Share`
-    looks: list = field(default_factory=list, repr=False) # (batch, unfolded output) of each that it was decided on
+    looks: list = field(default_factory=list, repr=False) # (batch, unfolded output) of each look that decided
     layers: tuple = () # Module paths of all layers with weights, in the order of their calls
-    changed: tuple = () # Module paths whose own output is another once the model is folded
-    through_dropout: tuple = () # Module paths of dropouts that a map travels through; it may as long as they are off
+    changed: tuple = () # Paths of the modules whose own output the fold changes
+    through_dropout: tuple = () # Paths of dropouts that a map travels through, which must stay off
     assumed: tuple = () # What was not looked at: one sentence each
 
     def __iter__(self): return iter(self.entries)
@@ -155,14 +155,18 @@ def try_ways(g:Graph, path:str, into_bn:bool):
 # %% ../nbs/11_plan.ipynb #2ed364dd
 def decide(g:Graph):
     "Fold one layer after another until none can go: `g.moves` has the `Move` of each, `g.stops` why the others stay"
-    g.moves,g.stops = {},{path:[stop] for path,stop in g.unfit.items()}
+    g.moves = {}
+    g.stops = {path:[stop] for path,stop in g.unfit.items()}
     def sweep(into_bn):
         "Try each layer that is left, into a BatchNorm only if one was in the way; could any go?"
         before = len(g.moves)
         for path in [p for p in g.layers if p not in g.unfit and p not in g.moves]:
             if into_bn and all(stop.kind!='batchnorm' for stop in g.stops[path]): continue
             move,g.stops[path] = try_ways(g, path, into_bn)
-            if move: apply(g, move); g.moves[path] = move; del g.stops[path]
+            if not move: continue
+            apply(g, move)
+            g.moves[path] = move
+            del g.stops[path]
         return len(g.moves)>before
     while sweep(False) or sweep(True): pass
 
@@ -175,16 +179,16 @@ def _final(into, path):
     return tuple(dict.fromkeys(end for step in into[path] for end in _final(into, step)))
 
 def _kept_entry(graphs, path):
-    "The entry of layer `path`, which stays: the reasons of the first record that has any but that it was not reached"
+    "The entry of layer `path`, which stays, with the reasons of the first record that reached it"
     reasons = [(g, g.stops[path]) for g in graphs if path in g.stops]
     reached = [(g, stops) for g,stops in reasons if stops[0].kind!='not reached']
     g,stops = (reached or reasons)[0]
-    near = [stop for stop in stops[2:] if stop.kind not in ('aside','sum','called')] # other ways that nearly were one
+    near = [stop for stop in stops[2:] if stop.kind not in ('aside','sum','called')] # other ways that came near
     words = dict.fromkeys(say(g, stop) for stop in stops[:2]+near)
     return FoldEntry(path, reason='; '.join(words), kind=stops[0].kind)
 
 def _shares(graphs, into):
-    "Path -> what each layer absorbs that is left"
+    "Path -> the `Share` of each layer that absorbs and is left"
     shares = {}
     for g in graphs:
         for path in dict.fromkeys(p for p in (*g.pre, *g.post, *g.tap) if p not in into):
@@ -194,7 +198,7 @@ def _shares(graphs, into):
 
 # %% ../nbs/11_plan.ipynb #84306067
 def layers_in_order(graphs:list)->tuple:
-    "Paths of the layers that have weights of their own, in the order they were called; those that were not come last"
+    "Paths of the layers that have weights, in the order of their calls; BatchNorms without a call come last"
     paths = []
     for g in graphs:
         for visit in g.rec.modules:
@@ -204,12 +208,12 @@ def layers_in_order(graphs:list)->tuple:
     return tuple(dict.fromkeys(paths))
 
 def _visits_of_changed(g, made):
-    "Module calls that read a value which folding changes, or, with `made`, that returned one"
+    "The module calls that got a value which folding changes or, with `made`, returned one"
     values = {v for move in g.moves.values() for v in move.values}
     return [visit for visit in g.rec.modules if visit.path and values & set(visit.outputs if made else visit.inputs)]
 
 def changed_modules(graphs:list)->tuple:
-    "Paths of the modules whose own output is another once the model is folded"
+    "Paths of the modules whose own output the fold changes"
     return tuple(dict.fromkeys(visit.path for g in graphs for visit in _visits_of_changed(g, True)))
 
 _dropouts = nn.Dropout,nn.Dropout1d,nn.Dropout2d,nn.Dropout3d,nn.AlphaDropout,nn.FeatureAlphaDropout

@@ -1,4 +1,4 @@
-"""A forward that leaves no trace: all that a model holds is restored
+"""Run a model, and restore everything that it holds
 
 Docs: https://fastai-bnfold.github.io/fastai-bnfold/state.html.md"""
 
@@ -37,7 +37,7 @@ def put_back(
 # %% ../nbs/04_state.ipynb #5f4fec8a
 @contextmanager
 def no_gc():
-    "No garbage collection for a while"
+    "No garbage collection inside this context"
     was_on = gc.isenabled()
     gc.disable()
     try: yield
@@ -48,26 +48,26 @@ def no_gc():
 _of_every_module = set(vars(nn.Module())) # attributes that are PyTorch's own
 
 def own_attrs(m:nn.Module)->dict:
-    "The attributes that a module has for itself: not those of every module, nor what is registered"
+    "The attributes of this module: not those that every module has, and nothing that is registered"
     return {name:o for name,o in vars(m).items() if name not in _of_every_module}
 
 def is_lazy(t)->bool:
-    "Is `t` a parameter or buffer that has no numbers yet?"
+    "Is `t` a parameter or buffer that is not initialized yet?"
     return isinstance(t, nn.parameter.UninitializedTensorMixin)
 
 def is_fixed(o)->bool:
-    "Is this an object that nothing can be changed in?"
-    return type(o) in _atoms or type(o) is tuple and all(map(is_fixed, o))
+    "Is this an object that cannot be changed?"
+    return type(o) in _atoms or (type(o) is tuple and all(map(is_fixed, o)))
 
 # %% ../nbs/04_state.ipynb #580789aa
 _leave = type,types.ModuleType,logging.Logger,torch.Size,np.dtype,np.ndarray,str,bytes,Tensor
 
 def _cells(function):
-    "What `function` has closed over: the cells that are filled"
+    "The cells that `function` closes over, without the empty ones"
     return [cell for cell in function.__closure__ or () if cell!=types.CellType()]
 
 def _held(o):
-    "What `o` directly holds, other than as a registered part"
+    "What `o` directly holds; not the registered parts of a module"
     if isinstance(o, _leave): return []
     if isinstance(o, nn.Module): return list(own_attrs(o).values())
     if isinstance(o, types.MethodType): return [o.__self__]
@@ -81,8 +81,10 @@ def _registered(m):
     return [m._parameters,m._buffers,m._modules]
 
 def reachable(model:nn.Module)->tuple:
-    "Every object that can be reached from `model`, and the modules held otherwise than by registration"
-    todo,found,loose = [model],{},[]
+    "Every object that can be reached from `model`, and the modules that are held without being registered"
+    todo = [model]
+    found = {} # id -> object
+    loose = []
     while todo:
         o = todo.pop()
         if id(o) in found or is_fixed(o): continue
@@ -97,21 +99,21 @@ def reachable(model:nn.Module)->tuple:
 def _same_items(some, others): return len(some)==len(others) and all(map(is_, some, others))
 
 def _refill(o, items):
-    "Give a list, deque or set these items again"
+    "Restore the items of a list, deque or set"
     if _same_items(o, items): return
     o.clear()
     if isinstance(o, set): o.update(items)
     else: o.extend(items)
 
 def _refill_dict(o, keys, values):
-    "Give a dict these items again, in their order"
+    "Restore the items of a dict, in their order"
     same_keys = _same_items(o, keys)
     if same_keys and _same_items(o.values(), values): return
     if not same_keys: o.clear()
-    for key,value in zip(keys, values): o[key] = value # a subclass may have its own idea of `update`
+    for key,value in zip(keys, values): o[key] = value # a subclass may define `update` in another way
 
 def _same_memory(t, was):
-    "Let tensor `t` be the view of the memory that it was"
+    "Make tensor `t` the view of its memory that it was before"
     moved = t.layout==torch.strided and t.data_ptr()!=was.data_ptr()
     if moved or (t.shape,t.dtype)!=(was.shape,was.dtype): t.data = was
 
@@ -147,7 +149,7 @@ class Listener(TorchDispatchMode):
 
 # %% ../nbs/04_state.ipynb #085560e1
 def memory_of(t):
-    "A key for the memory that a tensor lies in, as long as it lives"
+    "A key for the memory of a tensor, valid while the tensor lives"
     try: return t.untyped_storage().data_ptr() or id(t)
     except RuntimeError: return id(t) # it has no storage: a sparse tensor, say
 
@@ -165,10 +167,11 @@ def written_by(func, args, kwargs)->list:
 
 # %% ../nbs/04_state.ipynb #9731d504
 class Writes(Listener):
-    "Saves what the tensors it knows hold, before the first operator that writes there"
+    "Saves the contents of the tensors it knows before an operator first writes to them"
     def __init__(self, tensors):
         super().__init__()
-        self.known,self.saved = {},[]
+        self.known = {} # memory -> the tensors in it that are not saved yet
+        self.saved = [] # (tensor, its contents before)
         for t in tensors: self.known.setdefault(memory_of(t), []).append(t)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -176,7 +179,7 @@ class Writes(Listener):
         return func(*args, **(kwargs or {}))
 
     def save(self, tensors):
-        "Save what known tensors hold that share memory with these"
+        "Save the known tensors that share memory with these"
         for t in tensors:
             for o in self.known.pop(memory_of(t), ()): self.saved.append((o, o.detach().clone()))
 
@@ -187,13 +190,13 @@ class Writes(Listener):
 
 # %% ../nbs/04_state.ipynb #75de2dc2
 def random_state():
-    "The random state of Python, numpy and torch; set it again by calling the result"
+    "Note the random state of Python, numpy and torch; call the result to restore it"
     states = [(random.setstate, random.getstate()), (np.random.set_state, np.random.get_state()),
               (torch.set_rng_state, torch.get_rng_state())]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
     def restore():
-        "Set it again"
+        "Restore it"
         for put,state in states: put(state)
     return restore
 
@@ -201,9 +204,9 @@ def random_state():
 @contextmanager
 def untouched(
     model:nn.Module, # Whose state to keep
-    listener=Writes # Made of the tensors that are restored; it sees every operator meanwhile
+    listener=Writes # Class of the mode that watches operators; it gets the tensors to restore
 ):
-    "Run `model` in eval mode without gradients; restore all it holds, and random state, at the end"
+    "`model` in eval mode without gradients; at the end, all it holds and the random state are restored"
     objects,_ = reachable(model)
     modes = [(m, m.training) for m in objects if isinstance(m, nn.Module)]
     restore_random = random_state()
@@ -229,11 +232,11 @@ def own_copy(o):
 
 # %% ../nbs/04_state.ipynb #580ab7e3
 def twin(model:nn.Module)->nn.Module:
-    "A copy of `model`; tensors with a history, such as a dropped-out weight, are copied without it"
+    "A copy of `model`; a tensor with a gradient history, such as a dropped-out weight, is copied without it"
     held = tensors_in([own_attrs(m) for m in model.modules()], depth=5)
     return copy.deepcopy(model, {id(t):t.detach().clone() for t in held if not t.is_leaf})
 
 # %% ../nbs/04_state.ipynb #8a23afc1
 def on_cpu():
-    "New tensors are made on the CPU for a while"
+    "Inside this context new tensors are made on the CPU"
     return nullcontext() if torch.get_default_device().type=='cpu' else torch.device('cpu')

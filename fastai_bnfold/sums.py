@@ -28,9 +28,10 @@ class Term:
 
 def operands(call):
     "Each operand of an addition or subtraction and its sign; None if it is neither, or adds a number other than zero"
-    signs,given = op(call.name).signs,(call.args+tuple(call.kwargs.values()))[:2]
+    signs = op(call.name).signs
+    given = (call.args+tuple(call.kwargs.values()))[:2]
     if not signs or call.kwargs.get('alpha', 1)!=1 or len(given)<2 or len(call.overwrites)>1: return None
-    if not all(isinstance(o, Ref) or type(o) in (int,float) and o==0 for o in given): return None
+    if not all(isinstance(o, Ref) or (type(o) in (int,float) and o==0) for o in given): return None
     return [(o.v, sign) for o,sign in zip(given, signs) if isinstance(o, Ref)]
 
 def only_reader(g:Graph, value:int):
@@ -66,7 +67,7 @@ def centred(g:Graph, i:int, layer:Absorber)->bool:
     return all(n%2 for n in kernel) and set(stride)<={1} and padding==[d*(n-1)/2 for d,n in zip(step, kernel)]
 
 def convolution_of(g:Graph, found:list, x:int):
-    "Of the terms `found` a convolution of value `x` with a tap on it: (absorber, term); None if there is none"
+    "The first of the terms `found` that is a centred convolution of value `x`: (absorber, term); None if none is"
     for term in found:
         if term.call is None or origin(g, g.calls[term.call].value('input'))!=x: continue
         try: layer = absorber(g, term.call)
@@ -81,18 +82,22 @@ def _one_call(g, path):
 
 def aside(g:Graph, path:str, into_bn=False)->Move:
     "Fold layer `path` into a convolution of the same input whose output it is added to"
-    i,found,sign = _one_call(g, path),None,1
-    x,mine = origin(g, g.calls[i].reads[0]),g.calls[i].writes[0]
-    total = mine
+    i = _one_call(g, path)
+    x = origin(g, g.calls[i].reads[0])
+    mine = g.calls[i].writes[0]
+    total,sign = mine,1 # the sum so far, and the sign of `mine` in it
+    found = None
     while not found:
         last = only_reader(g, total)
         parts = operands(g.calls[last]) if last is not None else None
         if not parts: raise Stop('aside', "its output is not only added to a convolution of the same input")
         if any(origin(g, v)==x or v==mine for v in g.calls[last].overwrites):
             raise Stop('memory', "its output is written in place")
-        sign,total = sign*dict(parts)[total],g.calls[last].writes[0]
+        sign = sign*dict(parts)[total]
+        total = g.calls[last].writes[0]
         found = convolution_of(g, [term for v,s in parts for term in terms(g, v, s)], x)
-    (layer,term),affine = found,affine_of(g, path)
+    layer,term = found
+    affine = affine_of(g, path)
     memory_holds(g, i, last=last)
     more = Affine(sign*term.sign*(affine.s-1), sign*term.sign*affine.t)
     return Move(path, tap={layer.path:(layer, need_bias(g, layer, more))}, values={mine,term.value})
@@ -100,7 +105,8 @@ def aside(g:Graph, path:str, into_bn=False)->Move:
 # %% ../nbs/10_sums.ipynb #64eab29a
 def bare_parameter(g:Graph, value:int, like:int):
     "The numbers `(C,)` or `(1,)` of the Parameter `value`, which has one a channel of value `like`; None if it is none"
-    mine,other,slots = g.rec.values[value],g.rec.values[like],g.rec.params.get(value, [])
+    mine,other = g.rec.values[value],g.rec.values[like]
+    slots = g.rec.params.get(value, [])
     if not slots or mine.memory in g.rec.memory_writes: return None
     (path,name),*_ = slots
     fits = name in g.mods[path]._parameters and mine.dtype==other.dtype and one_a_channel(mine.shape, other.shape)
@@ -109,8 +115,11 @@ def bare_parameter(g:Graph, value:int, like:int):
 # %% ../nbs/10_sums.ipynb #9b66592a
 def through_sum(g:Graph, path:str, into_bn=False)->Move:
     "Fold layer `path` into the convolutions whose sum it reads"
-    x,affine,move = g.calls[_one_call(g, path)].reads[0],affine_of(g, path),Move(path)
-    found,shift = terms(g, x),affine.t
+    x = g.calls[_one_call(g, path)].reads[0]
+    affine = affine_of(g, path)
+    move = Move(path)
+    found = terms(g, x)
+    shift = affine.t
     roots = [(absorber(g, term.call), term) for term in found if term.call is not None]
     if not roots or len(found)==1 or any(layer.calls!=[root.call] for layer,root in roots):
         raise Stop('sum', "its input is no sum of convolutions")

@@ -45,7 +45,7 @@ class ModuleCall:
     tensor_in_tensor_out: bool = False # Was it given one tensor and nothing else, and did it return one?
     got_plain_values: bool = False # Was it given anything but tensors?
     returned_plain_values: bool = False # Did it return anything but one tensor, or raise?
-    decides_by: str = '' # The call by which its own code turned what a tensor holds into a Python value
+    decides_by: str = '' # Name of the call by which its own code turned a tensor's contents into a Python value
 
 # %% ../nbs/05_trace.ipynb #4c59b9eb
 class Watcher(NamedTuple):
@@ -84,7 +84,11 @@ def _numbers(values): return ' '.join(map(str, values))
 # %% ../nbs/05_trace.ipynb #be0cab06
 class Values:
     "Numbers for what tensors hold; the tensors are held weakly"
-    def __init__(self): self.all,self.numbers,self.memories,self.n_memories = [],{},{},0
+    def __init__(self):
+        self.all = [] # every `Value`, by number
+        self.numbers = {} # id of a tensor -> (weak reference to it, number of its value)
+        self.memories = {} # key of a memory -> (number of the memory, weak references to the tensors in it)
+        self.n_memories = 0
 
     def get(self, t):
         "The number of the value that `t` holds; None if `t` was not met yet"
@@ -131,7 +135,7 @@ def tells_python(func, args)->bool:
     "Does this operator turn what a tensor holds into a Python value, or into the shape of its result?"
     if not isinstance(func, torch._ops.OpOverload): return False
     name = op_name(func)
-    if op(name).tells or '::' in name and name not in OPS: return True # of a foreign one nothing is known
+    if op(name).tells or ('::' in name and name not in OPS): return True # nothing is known about a foreign one
     if not _tagged(func): return False
     return 'index' not in name or any(t.dtype in (torch.bool,torch.uint8) for t in tensors_in(args[1:]))
 
@@ -164,18 +168,21 @@ class Tracer(TorchFunctionMode):
         finally: self.depth -= 1
 
     def record(self, func, args, kwargs):
-        "Make the call and write it down: which values it read, which tensors it made, and whose memory it wrote"
+        "Make the call and record it: which values it read, which tensors it made, and whose memory it wrote"
         name = op_name(func)
-        row,others = op(name),tensors_in([args[1:],kwargs])
-        if row.asks and not others or name=='type' and len(args)==1 and not kwargs: return func(*args, **kwargs)
+        row = op(name)
+        others = tensors_in([args[1:],kwargs])
+        only_type = name=='type' and len(args)==1 and not kwargs # `x.type()` asks, `x.type(dtype)` converts
+        if only_type or (row.asks and not others): return func(*args, **kwargs)
         tensors = others if row.asks else tensors_in(args[:1] if row.about else [args,kwargs])
         reads = [self.values.known(t) for t in tensors]
         refs,kwrefs = map_tensors(lambda t: Ref(self.values.known(t)), (tuple(args),kwargs))
         if row.places: self.keep_places(tensors)
         out,written = self.make(name, func, tensors, args, kwargs)
         made = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
-        plain = out is not None and holds_plain(out) or any(t.layout!=torch.strided for t in made)
-        if self.told or plain or row.tells: note_told(self.rec, self.stack, name, reads)
+        plain = out is not None and holds_plain(out)
+        sparse = any(t.layout!=torch.strided for t in made)
+        if self.told or plain or sparse or row.tells: note_told(self.rec, self.stack, name, reads)
         if written or made or not isinstance(out, Tensor):
             call = Call(name, func, refs, kwrefs, reads, [], [], self.stack, row.args)
             note_call(self.rec, self.values, call, written, made)
@@ -188,7 +195,8 @@ class Tracer(TorchFunctionMode):
         memories = [memory_of(t) for t in tensors]
         out = func(*args, **kwargs)
         if not self.written and name!='data': return out,[]
-        return out,[t for t,was in zip(tensors, memories) if was in self.written or memory_of(t)!=was] # `t.data = u`
+        # after `t.data = u` a tensor lies in other memory
+        return out,[t for t,was in zip(tensors, memories) if was in self.written or memory_of(t)!=was]
 
     def listen(self, func, args, written):
         "Note what an operator writes, and whether it tells Python what a tensor holds"
@@ -203,7 +211,7 @@ class Tracer(TorchFunctionMode):
 
 # %% ../nbs/05_trace.ipynb #b093c34e
 def note_call(rec:Record, values:Values, call:Call, written, made):
-    "Write `call` down: it wrote into the tensors `written`, and made the tensors `made`"
+    "Record `call`: it wrote into the tensors `written`, and made the tensors `made`"
     number = len(rec.calls)
     origin = min((rec.values[v].origin for v in call.reads), default=FROM_CODE)
     if written or op(call.name).random: origin = FROM_INPUT
@@ -221,7 +229,7 @@ def note_call(rec:Record, values:Values, call:Call, written, made):
 
 # %% ../nbs/05_trace.ipynb #9b628e78
 def note_told(rec:Record, stack:tuple, name:str, reads):
-    "Note that the running code was told, by a call of this `name`, what the values `reads` hold"
+    "Note that the running code learned from call `name` what the values `reads` hold"
     if not rec.modules or all(rec.values[v].origin==FROM_WEIGHTS for v in reads): return
     running = rec.modules[stack[-1] if stack else 0]
     running.decides_by = running.decides_by or name
@@ -249,7 +257,8 @@ def hooked(m:nn.Module)->bool:
 class _Visits:
     "Notes every call of a module: what goes in, what comes out, and which calls are made in it"
     def __init__(self, model, tracer):
-        self.tracer,self.rec,self.thread = tracer,tracer.rec,threading.get_ident()
+        self.tracer,self.rec = tracer,tracer.rec
+        self.thread = threading.get_ident()
         self.paths = {m:path for path,m in model.named_modules()}
         self.hooked = {m for m in self.paths if hooked(m)}
 
@@ -272,7 +281,8 @@ class _Visits:
     def enter(self, m, args, kwargs):
         "Before a module's forward"
         if not self.mine(m): return
-        t,given = self.tracer,[*args, *kwargs.values()]
+        t = self.tracer
+        given = [*args, *kwargs.values()]
         call = ModuleCall(self.paths[m], len(self.rec.calls), parent=t.stack[-1] if t.stack else None)
         with t.unrecorded(): call.inputs = tuple(map(t.values.known, tensors_in(given)))
         call.tensor_in_tensor_out = len(given)==1 and isinstance(given[0], Tensor)
@@ -285,7 +295,8 @@ class _Visits:
         "After it, also if it raised"
         if not self.mine(m): return
         t = self.tracer
-        call,t.stack = self.rec.modules[t.stack[-1]],t.stack[:-1]
+        call = self.rec.modules[t.stack[-1]]
+        t.stack = t.stack[:-1]
         call.end = len(self.rec.calls)
         with t.unrecorded(): call.outputs = tuple(map(t.values.known, tensors_in(out)))
         call.returned_plain_values = not isinstance(out, Tensor)
@@ -319,12 +330,12 @@ def _note_escaped(tracer):
     rec = tracer.rec
     outs = tensors_in(rec.out)
     returned = {id(t) for t in outs}
-    memories = {memory_of(t) for t in outs} # the caller may hold a view: what it is a view of lives on, too
+    memories = {memory_of(t) for t in outs} # if the caller holds a view, its base lives on too
     def held():
         "The values that somebody holds, and whether that is the caller"
         alive = [(t,v) for t,v in tracer.values.alive() if rec.values[v].call is not None or id(t) in returned]
         return [(v, id(t) in returned or memory_of(t) in memories) for t,v in alive]
-    if not all(caller for _,caller in held()): gc.collect(0) # what the forward left in cycles is young: `no_gc`
+    if not all(caller for _,caller in held()): gc.collect(0) # what it left in cycles is young: see `no_gc`
     for v,caller in held():
         if caller: rec.watch([v], 'output', "is an output of the model")
         else: rec.watch([v], 'kept', "is kept after the forward, by an attribute or a hook")

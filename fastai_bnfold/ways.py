@@ -24,43 +24,45 @@ class Move:
     "One BatchNorm that can go: the maps that its neighbours take over"
     bn: str
     pre: dict = field(default_factory=dict) # Absorber path -> (absorber, map on its inputs)
-    post: dict = field(default_factory=dict) # The same on its outputs
-    tap: dict = field(default_factory=dict) # The same, added to the centre tap
-    values: set = field(default_factory=set) # The values that are others once it is gone
+    post: dict = field(default_factory=dict) # The same, for a map on its outputs
+    tap: dict = field(default_factory=dict) # The same, for what is added to its centre tap and its bias
+    values: set = field(default_factory=set) # The values that change when it goes
 
 def _input_of(g, path): return g.calls[g.layers[path][0]].reads[0]
 
 def affine_of(g:Graph, path:str)->Affine:
-    "The map of layer `path`, with what it has absorbed itself"
+    "The map of layer `path`, including what it has absorbed itself"
     if path not in g.own: g.own[path] = layer_affine(g.mods[path], g.shape(_input_of(g, path)))
     affine = g.own[path]
     if path in g.pre: affine = after(affine, g.pre[path][1])
     return after(g.post[path][1], affine) if path in g.post else affine
 
 def spread(affine:Affine, channels)->Affine:
-    "Map of each feature, given the channel it belongs to; none where that is -1"
-    none = Affine.eye(len(channels))
-    return Affine(*(torch.where(channels>=0, some[channels], other) for some,other in zip(affine, none)))
+    "The map of each feature: that of its channel, or the identity where `channels` is -1"
+    known = channels>=0
+    eye = Affine.eye(len(channels))
+    return Affine(torch.where(known, affine.s[channels], eye.s), torch.where(known, affine.t[channels], eye.t))
 
 # %% ../nbs/09_ways.ipynb #35801cf4
 def after_number(affine:Affine, number:tuple)->Affine:
-    "The map of `k*x + c` that does to it what `affine` does to `x`"
+    "The map on `k*x + c` that has the effect of map `affine` on `x`"
     k,c = number
     return Affine(affine.s, k*affine.t + c*(1-affine.s))
 
 def before_number(affine:Affine, number:tuple)->Affine:
-    "The map of `x` that does to `k*x + c` what `affine` does to it"
+    "The map on `x` that has the effect of map `affine` on `k*x + c`"
     k,c = number
     return Affine(affine.s, (affine.t - c*(1-affine.s))/k)
 
 def need_bias(g:Graph, layer:Absorber, affine:Affine)->Affine:
-    "The map `affine`, if absorber `layer` has a place for its shift"
+    "`affine`, if absorber `layer` has a place for its shift; Stop if not"
     if layer.biases or layer.table or not (affine.t!=0).any(): return affine
     raise Stop('bias', f"{layer_name(g, layer.path)} has no bias to take the shift")
 
 def _numbered(g, makers):
     "Labels for every output of the absorbers `makers`, one layer after the other"
-    starts,first = {},FIRST
+    starts = {}
+    first = FIRST
     for layer in makers:
         for call in (g.calls[i] for i in layer.calls):
             value = call.writes[0]
@@ -70,17 +72,18 @@ def _numbered(g, makers):
 
 # %% ../nbs/09_ways.ipynb #0e11d49d
 def channels_of(g:Graph, path:str, ends:list, n:int):
-    "The channel of layer `path` that each of `n` labels arrives at; -1 for those that do not"
+    "The channel of layer `path` at which each of `n` labels arrives; -1 for those that do not arrive"
     labels,channels = torch.cat([_with_channels(end.labels) for end in ends], 1).unique(dim=1)
     if (affine_of(g, path).t[channels[labels==FILL]]!=0).any():
         raise Stop('padding', "zeros are put in between it and the previous layer, and it shifts them")
-    numbers,found = _numbers(labels),torch.full((n,), -1)
+    numbers = _numbers(labels)
+    found = torch.full((n,), -1)
     if len(numbers.unique())<len(numbers): raise _other_channels()
     found[numbers] = channels[labels>=FIRST]
     return found
 
 def _with_channels(labels):
-    "The labels that arrived, and the channel that each of them arrived at"
+    "The labels that arrived, each with the channel at which it arrived"
     small = compact(labels)
     small = small.expand(-1, labels.shape[1], *small.shape[2:])
     return torch.stack([small, channel_numbers(small.shape, 1, 0)]).long().flatten(1)
@@ -91,7 +94,7 @@ def _other_channels(): return Stop('channels', "the previous layer's channels ar
 
 # %% ../nbs/09_ways.ipynb #21257cc1
 def hold(flow:Flow, affine:Affine, channels, side:str):
-    "Stop if a map breaks a condition on the way to the `side` layer; label n travels with number n of `channels`"
+    "Stop if a map breaks a condition on the way to the `side` layer; label n belongs to channel `channels[n]`"
     for condition in flow.conditions:
         mine = channels[_numbers(condition.labels)]
         mine = mine[mine>=0]
@@ -101,7 +104,9 @@ def hold(flow:Flow, affine:Affine, channels, side:str):
 # %% ../nbs/09_ways.ipynb #afd53399
 def certain_block(g:Graph, value:int, path:str)->int|None:
     "A call that no map passes and that all of `value` certainly reaches, as it does layer `path`; None if none"
-    todo,seen,blocks = [value],set(),[]
+    todo = [value]
+    seen = set()
+    blocks = []
     while todo:
         for i in set(g.readers[todo.pop()])-seen:
             call,row = g.calls[i],g.row(i)
@@ -116,21 +121,24 @@ def memory_holds(g:Graph, i:int, flow:Flow=None, last:int=None):
     "Stop if the memory of BatchNorm call `i` is written while `flow` still needs what it reads, or before call `last`"
     mine = {g.one_memory(v) for v in (g.calls[i].reads[0], g.calls[i].writes[0])}
     def inside(value): return g.one_memory(value) in mine
-    if flow is not None: last = max((j for v in filter(inside, flow.reached) for j in g.readers.get(v, [])), default=i)
+    if flow is not None:
+        readers = [j for v in flow.reached if inside(v) for j in g.readers.get(v, [])]
+        last = max(readers, default=i)
     for j,call in enumerate(g.calls[i+1:last], i+1):
         if call and any(map(inside, call.overwrites)):
             raise Stop('memory', "{call} writes into its input while its output is still needed", j)
 
 # %% ../nbs/09_ways.ipynb #98ca38f2
 def precise(g:Graph, path:str, undone=False):
-    "Stop where the map would cost half of the digits (two in five where it is undone): a mean far away from zero, say"
-    m,affine = g.mods[path],affine_of(g, path)
-    far,std = affine.t,1.
+    "Stop if the map would cost half of the digits (two fifths if it is undone), as when the mean is far from zero"
+    m = g.mods[path]
+    affine = affine_of(g, path)
+    far,std = affine.t,1. # distance of the mean from zero, in standard deviations
     if is_bn(m):
         mean,var = (stat.detach().double().cpu() for stat in (m.running_mean, m.running_var))
         std = (var+m.eps).sqrt()
         far = mean/std
-    far = torch.cat([far, affine.t/affine.s/std]) if undone else far
+    if undone: far = torch.cat([far, affine.t/affine.s/std])
     worst = float(far.abs().nan_to_num(nan=0.).max())
     limit = torch.finfo(g.rec.values[_input_of(g, path)].dtype).eps**-(.4 if undone else .5)
     if worst<=limit: return
@@ -138,7 +146,7 @@ def precise(g:Graph, path:str, undone=False):
 
 # %% ../nbs/09_ways.ipynb #5e9f7460
 def hand_over(g:Graph, move:Move, ends:list, affine:Affine, channels):
-    "Give the absorbers at `ends` a map on their inputs; label n stands for number n of `channels`"
+    "Give the absorbers at `ends` a map on their inputs; label n belongs to channel `channels[n]`"
     for layer in {end.to.path:end.to for end in ends}.values():
         mine = [end for end in ends if end.to.path==layer.path]
         if set(layer.calls)-{end.call for end in mine}:
@@ -153,7 +161,9 @@ def hand_over(g:Graph, move:Move, ends:list, affine:Affine, channels):
 
 def add_pre(g:Graph, move:Move, layer:Absorber, affine:Affine, filled, call):
     "Give absorber `layer` a map on its inputs, as `call` needs it"
-    shift,path,name = affine.t!=0,layer.path,layer_name(g, layer.path)
+    path = layer.path
+    name = layer_name(g, path)
+    shift = affine.t!=0
     if path in g.tap: raise Stop('tap', f"{quote(path)} stands for a parallel branch too")
     if (shift & filled).any(): raise Stop('padding', f"zero padding before {name} hides the shift")
     if op(call.name).absorbs and shift.any() and pads_zeros(call, g.shape(call.value('weight'))[2:]):
@@ -178,7 +188,7 @@ def give_back(
     if affine is None: raise Stop('undoes', _also_feeds(call).words, call)
     for i in g.layers[move.bn]: memory_holds(g, i, flow)
     if (affine.s==0).any(): raise _also_feeds(call, ", which cannot undo a scale of zero")
-    precise(g, move.bn, undone=True) # rounded twice, going and coming back
+    precise(g, move.bn, undone=True) # the values are rounded twice, by the map and by its inverse
     for layer in (end.to for end in ends):
         has_bias = layer.biases and all(g.mods[p]._parameters.get(name) is not None for p,name in layer.biases)
         if not layer.bn and not has_bias:
@@ -192,10 +202,37 @@ def _also_read(end):
     if end.call is None: return Stop(end.stop.kind, f"the previous layer's output {end.stop.words}")
     return _also_feeds(end.call, f" ({end.stop.words})" if end.stop.words and end.stop.kind!='between' else '')
 
+# %% ../nbs/09_ways.ipynb #a3c90d11
+def _made_for(g, layer, calls):
+    "The values that absorber `layer` makes, if the `calls` of a BatchNorm alone read them, channel for channel"
+    made = {g.calls[i].writes[0] for i in layer.calls}
+    alone = sorted(i for v in made for i in g.readers[v])==sorted(calls) and not any(g.watchers[v] for v in made)
+    return made if alone and all(feature_axis(g, g.calls[i])==1 for i in layer.calls) else set()
+
+def _makers(g, path, into_bn):
+    "The absorbers that the input of layer `path` comes from"
+    makers = {}
+    for i in g.layers[path]: makers.update(sources(g, g.calls[i].reads[0]))
+    previous = [p for p,layer in makers.items() if layer.bn]
+    if path in previous or previous and not into_bn:
+        raise Stop('batchnorm', f"BatchNorm {quote(previous[0])} is the previous layer")
+    return list(makers.values())
+
+def _all_arrive(flow, here, calls):
+    "Stop if the labels that arrived `here` are not all that the `calls` of a BatchNorm read"
+    if set(calls)<={end.call for end in here} and not any((compact(end.labels)==IDENT).any() for end in here): return
+    last = next((end for end in flow.ends if end.call is not None and end.to is None), None)
+    if last is None: raise _other_channels()
+    raise Stop('between', "{call} between it and the previous layer" + _detail(last.stop), last.call)
+
+def _detail(stop): return f": {stop.words}" if stop.kind=='between' and stop.words else ''
+
 # %% ../nbs/09_ways.ipynb #1bd029e9
 def backward(g:Graph, path:str, into_bn=False, undo=False)->Move:
     "Fold layer `path` into all the layers its input comes from; with `undo`, other readers of theirs may undo the map"
-    makers,calls,affine = _makers(g, path, into_bn),g.layers[path],affine_of(g, path)
+    calls = g.layers[path]
+    makers = _makers(g, path, into_bn)
+    affine = affine_of(g, path)
     made = _made_for(g, makers[0], calls) if len(makers)==1 else None
     if made: return Move(path, post={makers[0].path:(makers[0], need_bias(g, makers[0], affine))}, values=made)
     starts = _numbered(g, makers)
@@ -221,34 +258,12 @@ def backward(g:Graph, path:str, into_bn=False, undo=False)->Move:
         if (mine>=0).any(): move.post[layer.path] = (layer, need_bias(g, layer, spread(affine, mine)))
     return move
 
-def _made_for(g, layer, calls):
-    "The values that absorber `layer` makes, if the `calls` of a BatchNorm alone read them, channel for channel"
-    made = {g.calls[i].writes[0] for i in layer.calls}
-    alone = sorted(i for v in made for i in g.readers[v])==sorted(calls) and not any(g.watchers[v] for v in made)
-    return made if alone and all(feature_axis(g, g.calls[i])==1 for i in layer.calls) else set()
-
-def _makers(g, path, into_bn):
-    "The absorbers that the input of layer `path` comes from"
-    makers = {}
-    for i in g.layers[path]: makers.update(sources(g, g.calls[i].reads[0]))
-    previous = [p for p,layer in makers.items() if layer.bn]
-    if path in previous or previous and not into_bn:
-        raise Stop('batchnorm', f"BatchNorm {quote(previous[0])} is the previous layer")
-    return list(makers.values())
-
-def _all_arrive(flow, here, calls):
-    "Stop if the labels that arrived `here` are not all that the `calls` of a BatchNorm read"
-    if set(calls)<={end.call for end in here} and not any((compact(end.labels)==IDENT).any() for end in here): return
-    last = next((end for end in flow.ends if end.call is not None and end.to is None), None)
-    if last is None: raise _other_channels()
-    raise Stop('between', "{call} between it and the previous layer" + _detail(last.stop), last.call)
-
-def _detail(stop): return f": {stop.words}" if stop.kind=='between' and stop.words else ''
-
 # %% ../nbs/09_ways.ipynb #0ad38afe
 def forward(g:Graph, path:str, into_bn=False)->Move:
     "Fold layer `path` into all the layers that read its output"
-    calls,affine,move = g.layers[path],affine_of(g, path),Move(path)
+    calls = g.layers[path]
+    affine = affine_of(g, path)
+    move = Move(path)
     made = [g.calls[i].writes[0] for i in calls]
     flow = Flow(g, {v:numbered(g, v, 1) for v in made})
     for end in flow.ends: _may_absorb(path, flow, end, into_bn)
