@@ -207,9 +207,10 @@ def settled(
 # %% ../nbs/14_looks.ipynb #340cb972
 def _check_layer(path, m):
     "FoldError if BatchNorm `m` holds a number that is not finite, or divides by zero"
-    if not hasattr(m, 'eps'):
-        what = f"`{path}` ({type(m).__name__}) is registered as a BatchNorm and has no `eps`"
-        raise FoldError(f"{what}: give it one, the number it adds to the variance")
+    for name in ('running_mean','running_var','eps'):
+        if hasattr(m, name): continue
+        what = f"`{path}` ({type(m).__name__}) is registered as a BatchNorm and has no `{name}`"
+        raise FoldError(f"{what}: give it one, for instance as a property")
     named = {name:getattr(m, name, None) for name in ('running_mean','running_var','weight','bias')}
     numbers = {name:t.detach().cpu().double() for name,t in named.items() if t is not None and not is_lazy(t)}
     for name,t in numbers.items():
