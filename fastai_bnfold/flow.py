@@ -57,7 +57,9 @@ as with `remove_parametrizations`"""
 def _slots(g, value, what, calls):
     "The module path of the parameter `value`, which is read by `calls` alone, and its (module path, name)s"
     slots = g.rec.params.get(value)
-    if slots is None: raise Stop('computed', f"the {what} of {layer_name(g, g.rec.path(g.calls[calls[0]]))} {_COMPUTED}")
+    if slots is None:
+        reader = g.rec.path(g.calls[calls[0]])
+        raise Stop('computed', f"the {what} of {layer_name(g, reader)} {_COMPUTED}")
     path = max((p for p,_ in slots), key=len) # the innermost module
     name = f"{what} of {quote(path)}"
     homes = {p:g.mods[p] for p,_ in slots}
