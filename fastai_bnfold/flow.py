@@ -6,7 +6,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/flow.html.md"""
 
 # %% auto #0
 __all__ = ['Absorber', 'absorber', 'feature_axis', 'geometry', 'geometry_of_call', 'pads_zeros', 'numbered', 'End', 'Condition',
-           'Flow', 'sources', 'carried_values']
+           'Arrived', 'Flow', 'sources', 'carried_values']
 
 # %% ../nbs/08_flow.ipynb #943d333f
 from dataclasses import dataclass
@@ -183,63 +183,16 @@ class Condition:
     holds: object # `Affine -> bool` for each channel
     words: str # What is wrong where it does not hold
 
-# %% ../nbs/08_flow.ipynb #fb85a480
-class Flow:
-    "Labels sent forward from `starts` (value -> labels); `ends` says where they arrived"
-    def __init__(self, g:Graph, starts:dict):
+# %% ../nbs/08_flow.ipynb #6521f106
+class Arrived:
+    "Where labels have arrived so far, and what the rules in the table may ask and note"
+    def __init__(self, g:Graph):
         self.g = g
         self.reached = {} # value -> labels that have come to it
-        self.ends = [] # each `End`
         self.conditions = [] # each `Condition`
         self.numbers = {} # value -> `(k, c)`, what Python numbers on the way have made of it
-        self.todo = set() # calls that labels have come to
-        for value,labels in starts.items(): self.reach(value, labels)
-        while self.todo:
-            self.at = min(self.todo) # the first one: everything that it reads has come
-            self.todo.remove(self.at)
-            self.visit(g.calls[self.at], g.row(self.at))
+        self.at,self.now = None,(1.,0.) # the call that is visited, and what numbers have made of what it makes
 
-    def reach(self, value, labels):
-        "Labels have come to `value`"
-        if labels.numel() and uniform(labels, range(labels.dim())) and compact(labels).flatten()[0]==IDENT: return
-        self.reached[value] = labels
-        self.ends += [End(value, labels, stop=Stop(who.kind, who.words)) for who in self.g.watchers[value]]
-        self.todo.update(self.g.readers[value])
-
-    def visit(self, call, row):
-        "Let `call` read the labels that have come to it"
-        try:
-            if row.absorbs is not None: self.end(call, to=self.absorbing(call))
-            elif call.overwrites or not call.writes or row.how is None: raise between()
-            elif any(0 in self.shape(v) for v in call.reads+call.writes): raise between("no elements, with this batch")
-            else: self.carry(call, row)
-        except Stop as stop: self.end(call, stop=stop.bare())
-
-    def carry(self, call, row):
-        "Let the labels travel through `call`"
-        numbers = {self.number(v) for v in call.reads if v in self.reached}
-        if len(numbers)>1: raise between("its inputs were multiplied by different numbers")
-        self.now = numbers.pop()
-        found = row.how(self, call)
-        for value,labels in zip(call.writes, found):
-            self.numbers[value] = self.now
-            self.reach(value, labels)
-
-    def number(self, value):
-        "What Python numbers on the way have made of `value`: `(k, c)`"
-        return self.numbers.get(value, (1.,0.))
-
-    def end(self, call, **why):
-        "The labels that have come to `call` go no further"
-        for v in dict.fromkeys(call.reads):
-            if v in self.reached: self.ends.append(End(v, self.reached[v], self.at, number=self.number(v), **why))
-
-    def absorbing(self, call):
-        "Labels came to a layer with a weight; to its input alone, we hope"
-        if self.reached.keys() & call.reads=={call.value('input')}: return absorber(self.g, self.at)
-        raise Stop('computes', f"{where(self.g, self.at)} computes with it")
-
-    # what the rules in the table may use
     def shape(self, value):
         "Shape of `value`"
         return self.g.shape(value)
@@ -275,6 +228,59 @@ class Flow:
     def condition(self, labels, call, holds, words):
         "Note what `call` asks of the map of these labels"
         self.conditions.append(Condition(compact(labels).unique().long(), self.at, holds, words))
+
+    def number(self, value):
+        "What Python numbers on the way have made of `value`: `(k, c)`"
+        return self.numbers.get(value, (1.,0.))
+
+# %% ../nbs/08_flow.ipynb #fb85a480
+class Flow(Arrived):
+    "Labels sent forward from `starts` (value -> labels); `ends` says where they arrived"
+    def __init__(self, g:Graph, starts:dict):
+        super().__init__(g)
+        self.ends = [] # each `End`
+        self.todo = set() # calls that labels have come to
+        for value,labels in starts.items(): self.reach(value, labels)
+        while self.todo:
+            self.at = min(self.todo) # the first one: everything that it reads has come
+            self.todo.remove(self.at)
+            self.visit(g.calls[self.at], g.row(self.at))
+
+    def reach(self, value, labels):
+        "Labels have come to `value`"
+        if labels.numel() and uniform(labels, range(labels.dim())) and compact(labels).flatten()[0]==IDENT: return
+        self.reached[value] = labels
+        self.ends += [End(value, labels, stop=Stop(who.kind, who.words)) for who in self.g.watchers[value]]
+        self.todo.update(self.g.readers[value])
+
+    def visit(self, call, row):
+        "Let `call` read the labels that have come to it"
+        try:
+            if row.absorbs is not None: self.end(call, to=self.absorbing(call))
+            elif call.overwrites or not call.writes or row.how is None: raise between()
+            elif any(0 in self.shape(v) for v in call.reads+call.writes): raise between("no elements, with this batch")
+            else: self.carry(call, row)
+        except Stop as stop: self.end(call, stop=stop.bare())
+
+    def carry(self, call, row):
+        "Let the labels travel through `call`"
+        numbers = {self.number(v) for v in call.reads if v in self.reached}
+        if len(numbers)>1: raise between("its inputs were multiplied by different numbers")
+        self.now = numbers.pop()
+        found = row.how(self, call)
+        for value,labels in zip(call.writes, found):
+            self.numbers[value] = self.now
+            self.reach(value, labels)
+
+    def end(self, call, **why):
+        "The labels that have come to `call` go no further"
+        for v in dict.fromkeys(call.reads):
+            if v in self.reached: self.ends.append(End(v, self.reached[v], self.at, number=self.number(v), **why))
+
+    def absorbing(self, call):
+        "Labels came to a layer with a weight; to its input alone, we hope"
+        if self.reached.keys() & call.reads=={call.value('input')}: return absorber(self.g, self.at)
+        raise Stop('computes', f"{where(self.g, self.at)} computes with it")
 
 # %% ../nbs/08_flow.ipynb #ca5c6a8e
 def sources(g:Graph, value:int)->dict:

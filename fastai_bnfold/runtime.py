@@ -22,7 +22,8 @@ def check_installed(
 ):
     "ExportError with the pip line if one of `names` is not installed"
     lack = [o for o in names if importlib.util.find_spec(o) is None]
-    if lack: raise ExportError(f"not installed: {', '.join(lack)}. Get it by `pip install 'fastai-bnfold[onnx] @ git+https://github.com/fastai-bnfold/fastai-bnfold'`")
+    line = "pip install 'fastai-bnfold[onnx] @ git+https://github.com/fastai-bnfold/fastai-bnfold'"
+    if lack: raise ExportError(f"not installed: {', '.join(lack)}. Get it by `{line}`")
 
 # %% ../nbs/22_runtime.ipynb #c6d41d7d
 @contextmanager
