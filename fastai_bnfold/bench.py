@@ -102,10 +102,14 @@ def _ratio(self, name, base=None):
     return paired_ratio(self._of(name), self._of(base or self.names[0]))
 
 def _verdict(self, name, base=None):
-    "'faster', 'slower', 'within noise' where the interval holds 1, or 'too few rounds'"
-    _, lo, hi = self.ratio(name, base)
+    """'faster' or 'slower'; 'not told apart' where the interval holds 1, or where the ratios of single rounds spread
+    more (between their quartiles) than the two differ; 'too few rounds' below 6"""
     if self.n < 6: return 'too few rounds'
-    return 'faster' if hi < 1 else 'slower' if lo > 1 else 'within noise'
+    ratio, lo, hi = self.ratio(name, base)
+    ratios = [a/b for a,b in zip(self._of(name), self._of(base or self.names[0]))]
+    spread = quantile(ratios, .75) - quantile(ratios, .25)
+    if lo <= 1 <= hi or spread > abs(1-ratio): return 'not told apart'
+    return 'faster' if ratio < 1 else 'slower'
 
 def _fastest(self):
     "The fastest, and those that cannot be told apart from it"
@@ -209,13 +213,13 @@ def _label(r, name):
     "Name, median and ratio of one row"
     text = f'{name}\n{human(r.median(name))}'
     if name == r.names[0]: return text
-    return f'{text}  ×{r.ratio(name)[0]:.3f}' + (' ~' if r.verdict(name) == 'within noise' else '')
+    return f'{text}  ×{r.ratio(name)[0]:.3f}' + (' ~' if r.verdict(name) == 'not told apart' else '')
 
 def _plot(
     self,
     ax=None, # Axes to draw into; None makes a figure
 ): # The axes that were given, or the figure
-    "Every run of every model, with medians, quartiles and ratios (~: within noise)"
+    "Every run of every model, with medians, quartiles and ratios (~: not told apart)"
     from matplotlib.figure import Figure # not pyplot's: a notebook would show that one twice
     fig = None if ax else Figure(figsize=(7, .6 + .6*len(self.times)), layout='constrained', facecolor='white')
     ax = ax or fig.subplots()

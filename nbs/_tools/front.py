@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 from fastai_bnfold.article import ARTICLE
-from fastai_bnfold.bench import Timings, human, quantile
+from fastai_bnfold.bench import Timings, human
 
 nbs = Path(__file__).resolve().parents[1]
 GREY, GREEN, INK = "#8c8c8c", "#2a9d8f", "#808080"  # the ink reads on white and on black
@@ -40,16 +40,9 @@ def titled(row, px):
 
 # verdicts
 
-def spread(t, name="folded", base=None):
-    "Between the quartiles of the ratios, round by round"
-    ratios = [a/b for a, b in zip(t.times[name], t.times[base or t.names[0]])]
-    return quantile(ratios, .75) - quantile(ratios, .25)
-
 def verdict(t, name="folded", base=None):
-    "'faster' or 'slower'; 'not told apart' where the interval holds 1 or the rounds spread more than the two differ"
-    ratio, lo, hi = t.ratio(name, base)
-    if lo <= 1 <= hi or spread(t, name, base) > abs(1-ratio): return "not told apart"
-    return "faster" if ratio < 1 else "slower"
+    "'faster', 'slower' or 'not told apart', as `Timings` says"
+    return t.verdict(name, base)
 
 def less(t):
     "How much less time the folded network takes, with its interval, or that the two cannot be told apart"
