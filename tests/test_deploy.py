@@ -232,7 +232,7 @@ def test_bad_paths(made, tmp_path, name, says):
 @pytest.mark.parametrize('name', ['onnx', 'onnxruntime', 'onnxscript'])
 def test_missing_library(made, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ExportError, match=f"not installed: {name}.*pip install 'fastai-bnfold\\[onnx\\]'"): export(made['tabular'], tmp_path)
+    with pytest.raises(ExportError, match=f"not installed: {name}.*pip install 'fastai-bnfold\\[onnx\\]"): export(made['tabular'], tmp_path)
 
 def test_a_fold_that_is_refused_is_said(made, tmp_path, monkeypatch):
     def no(*args, **kw): raise FoldError('would change')
