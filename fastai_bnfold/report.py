@@ -246,7 +246,7 @@ def notes_of(
     plan = report.plan
     named = {path for e in plan for path in (e.bn, *e.into)}
     changed = [path for path in report.changed if path not in named]
-    lines = [f'warning: {line}' for line in report.shared] + _assumed(plan)
+    lines = _assumed(plan)
     if report.exact: lines.append(_exact_note(*report.exact))
     if report.fresh: lines.append(_fresh_note(report.fresh))
     if changed: lines.append(_changed_note(changed))
@@ -321,7 +321,7 @@ def _report_dict(report):
     numbers = {name:getattr(report, name) for name in _numbers}
     valid = [dict(name=name, before=before, after=after) for name,before,after in report.valid]
     collapsed = [dict(path=o.path, merged=list(o.merged), into=str(o.into)) for o in report.collapsed]
-    lists = {name:list(getattr(report, name)) for name in ('fresh','changed','shared')}
+    lists = {name:list(getattr(report, name)) for name in ('fresh','changed')}
     return dict(title=report.title, **numbers, valid=valid, times=_times_dict(report.times), collapsed=collapsed,
         not_collapsed=_why_dict(report.not_collapsed), **lists, exact=report.exact, assumed=list(report.plan.assumed),
         through_dropout=list(report.plan.through_dropout), notes=report.notes(), plan=report.plan.to_dict())
@@ -357,9 +357,13 @@ class FoldReport:
     not_collapsed: str|dict = '' # Why blocks stay: path -> reason, or one reason for all
     fresh: tuple = () # Module paths of BatchNorm layers that have seen no batch
     changed: tuple = () # Module paths of modules that give other values now, though the model does not
-    shared: tuple = () # Other live modules that hold layers of this model, a line each
     already: bool = False # Was the model folded before, with nothing left to fold?
     undoable: bool = True # If so, can `unfold_bn` restore it?
+
+    @property
+    def assumed(self)->tuple:
+        "What was not looked at, a sentence each"
+        return tuple(self.plan.assumed)
 
     @property
     def speed(self)->str:
