@@ -83,9 +83,9 @@ def map_tensors(change, o, kind=Tensor):
 # %% ../nbs/02_calls.ipynb #2dbe2101
 def parts(o)->list:
     "What a container or a plain object directly holds"
+    if isinstance(o, (list,tuple,set,frozenset,deque)): return list(o)
     if isinstance(o, dict): return [*o.values(), *(k for k in o if not isinstance(k, str))]
     if isinstance(o, slice): return [o.start,o.stop,o.step]
-    if isinstance(o, (list,tuple,set,frozenset,deque)): return list(o)
     slots = [getattr(o, k, None) for k in getattr(type(o), '__slots__', ()) if isinstance(k, str)]
     return [*getattr(o, '__dict__', {}).values(), *slots]
 
@@ -94,7 +94,7 @@ def tensors_in(o, depth=6)->list:
     if type(o) in _atoms: return []
     if isinstance(o, Tensor): return [o]
     if depth==0 or isinstance(o, (bytes,int,float,str,type,nn.Module)): return []
-    return [t for part in parts(o) for t in tensors_in(part, depth-1)]
+    return [t for part in parts(o) if type(part) not in _atoms for t in tensors_in(part, depth-1)]
 
 # %% ../nbs/02_calls.ipynb #6fa4c4b8
 def holds_plain(o)->bool:

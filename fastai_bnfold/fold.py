@@ -23,7 +23,7 @@ from .looks import held_elsewhere, make_plan, unseen
 from .ops import Stop
 from .plan import DoesNotRun, FoldError, FoldPlan
 from .report import FoldReport
-from .state import OUT_OF_MEMORY, is_lazy, put_back, twin
+from .state import OUT_OF_MEMORY, is_lazy, no_gc, put_back, twin
 
 # %% ../nbs/20_fold.ipynb #3b983d85
 @dataclass
@@ -152,11 +152,12 @@ class BNFolder:
     )->FoldReport:
         "Fold in place, all or nothing; FoldError and an unchanged model if an output would change"
         plan_without = partial(_plan, self.model, xb, kwargs, keep=keep, also=also, scales=scales)
-        plan = plan_without(odd={} if check else held_elsewhere(self.model))
-        before = twin(self.model) if timeit else None
-        if check and plan.folded: plan.looks += unseen(self.model, plan.looks[0][0], run)
         with self.history.all_or_nothing():
-            report = _fold(self.history, plan, check, collapse, plan_without)
+            with no_gc():
+                plan = plan_without(odd={} if check else held_elsewhere(self.model))
+                before = twin(self.model) if timeit else None
+                if check and plan.folded: plan.looks += unseen(self.model, plan.looks[0][0], run)
+                report = _fold(self.history, plan, check, collapse, plan_without)
             if timeit: report.times = _times(before, self.model, xb, kwargs)
         if not undo: self.forget()
         return report

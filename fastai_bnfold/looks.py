@@ -167,7 +167,7 @@ def unseen(
 )->list: # [(batch, output)]; empty if the model takes none
     "A batch that is none of the looks, and what the model makes of it: one item, another length, in reverse order"
     few = turned(replace(resized(batch, _items(batch) and 1), seed=2))
-    other = {n:2*n+1 if n<=64 else n//2 for n in _lengths(batch)[:1]} # a large one would take long
+    other = {n:2*n+1 if n<=64 else (n//4+31)//32*32 for n in _lengths(batch)[:1]} # a large one would take long
     def answer(tried): return run(model, tried)
     found,out = first_taken([resized(few, None, other),few], answer)
     return [(found,out)] if found else []

@@ -105,12 +105,12 @@ def _refill(o, items):
     if isinstance(o, set): o.update(items)
     else: o.extend(items)
 
-def _refill_dict(o, keys, values):
+def _refill_dict(o, items):
     "Restore the items of a dict, in their order"
-    same_keys = _same_items(o, keys)
-    if same_keys and _same_items(o.values(), values): return
+    same_keys = _same_items(o, items)
+    if same_keys and _same_items(o.values(), items.values()): return
     if not same_keys: o.clear()
-    for key,value in zip(keys, values): o[key] = value # a subclass may define `update` in another way
+    for key,value in items.items(): o[key] = value # a subclass may define `update` in another way
 
 def _same_memory(t, was):
     "Make tensor `t` the view of its memory that it was before"
@@ -118,11 +118,13 @@ def _same_memory(t, was):
     if moved or (t.shape,t.dtype)!=(was.shape,was.dtype): t.data = was
 
 # %% ../nbs/04_state.ipynb #033aa08b
-def _dict_restorer(o): return partial(_refill_dict, o, list(o), list(o.values()))
+def _dict_restorer(o): return partial(_refill_dict, o, dict(o))
 
 def restorers(o)->list:
     "Functions that together restore what `o` directly holds now"
     if isinstance(o, Tensor): return [] if is_lazy(o) else [partial(_same_memory, o, o.detach())]
+    if isinstance(o, nn.Module): # the slots of a scripted one are no dicts
+        return [_dict_restorer(slots) for slots in (vars(o), *_registered(o)) if isinstance(slots, dict)]
     if isinstance(o, torch.Generator): return [partial(o.set_state, o.get_state())]
     if isinstance(o, random.Random): return [partial(o.setstate, o.getstate())]
     if isinstance(o, np.random.Generator): return [partial(setattr, o.bit_generator, 'state', o.bit_generator.state)]
@@ -131,9 +133,7 @@ def restorers(o)->list:
     if isinstance(o, (list,deque,set)): return [partial(_refill, o, list(o))]
     if isinstance(o, types.FunctionType):
         return [partial(setattr, cell, 'cell_contents', cell.cell_contents) for cell in _cells(o)]
-    dicts = [vars(o)] if hasattr(o, '__dict__') else []
-    if isinstance(o, nn.Module): dicts += [slots for slots in _registered(o) if isinstance(slots, dict)]
-    return list(map(_dict_restorer, dicts))
+    return [_dict_restorer(vars(o))] if hasattr(o, '__dict__') else []
 
 # %% ../nbs/04_state.ipynb #9c51d9de
 OUT_OF_MEMORY = torch.OutOfMemoryError,MemoryError # never taken for something that the model does
@@ -170,6 +170,7 @@ class Writes(Listener):
     "Saves the contents of the tensors it knows before an operator first writes to them"
     def __init__(self, tensors):
         super().__init__()
+        self.tensors = tensors
         self.known = {} # memory -> the tensors in it that are not saved yet
         self.saved = [] # (tensor, its contents before)
         for t in tensors: self.known.setdefault(memory_of(t), []).append(t)
@@ -206,7 +207,7 @@ def untouched(
     model:nn.Module, # Whose state to keep
     listener=Writes # Class of the mode that watches operators; it gets the tensors to restore
 ):
-    "`model` in eval mode without gradients; at the end, all it holds and the random state are restored"
+    "`model` in eval mode without gradients; at the end, all it holds and the random state are restored. Yields the mode"
     objects,_ = reachable(model)
     modes = [(m, m.training) for m in objects if isinstance(m, nn.Module)]
     restore_random = random_state()
@@ -222,7 +223,7 @@ def untouched(
         for o in objects: backs += restorers(o)
         with torch.inference_mode(False), torch.no_grad(), writes:
             if any(mode for _,mode in modes): model.eval()
-            yield
+            yield writes
 
 # %% ../nbs/04_state.ipynb #51e6e2eb
 def own_copy(o):

@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from .calls import Call, Ref, holds_plain, map_tensors, op_name, tensors_in
 from .ops import OPS, op
-from .state import Writes, is_lazy, memory_of, no_gc, own_attrs, own_copy, put_back, untouched, written_by
+from .state import Writes, is_lazy, memory_of, no_gc, own_copy, put_back, untouched, written_by
 
 # %% ../nbs/05_trace.ipynb #1d18b8fb
 FROM_INPUT,FROM_CODE,FROM_WEIGHTS = 0,1,2 # what a value was made from: inputs; numbers in the code; weights alone
@@ -140,6 +140,12 @@ def tells_python(func, args)->bool:
     return 'index' not in name or any(t.dtype in (torch.bool,torch.uint8) for t in tensors_in(args[1:]))
 
 # %% ../nbs/05_trace.ipynb #75baed39
+def _read_by(row, args, kwargs):
+    "The tensors whose elements a call reads, as `row` of the table says"
+    if row.asks: return tensors_in([args[1:],kwargs])
+    if row.about: return tensors_in(args[:1])
+    return tensors_in([args,kwargs])
+
 class Tracer(TorchFunctionMode):
     "Writes every call made under it into `self.rec`"
     def __init__(self):
@@ -171,12 +177,11 @@ class Tracer(TorchFunctionMode):
         "Make the call and record it: which values it read, which tensors it made, and whose memory it wrote"
         name = op_name(func)
         row = op(name)
-        others = tensors_in([args[1:],kwargs])
+        tensors = _read_by(row, args, kwargs)
         only_type = name=='type' and len(args)==1 and not kwargs # `x.type()` asks, `x.type(dtype)` converts
-        if only_type or (row.asks and not others): return func(*args, **kwargs)
-        tensors = others if row.asks else tensors_in(args[:1] if row.about else [args,kwargs])
+        if only_type or (row.asks and not tensors): return func(*args, **kwargs)
         reads = [self.values.known(t) for t in tensors]
-        refs,kwrefs = map_tensors(lambda t: Ref(self.values.known(t)), (tuple(args),kwargs))
+        refs,kwrefs = map_tensors(self.ref, (tuple(args),kwargs))
         if row.places: self.keep_places(tensors)
         out,written = self.make(name, func, tensors, args, kwargs)
         made = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
@@ -187,6 +192,10 @@ class Tracer(TorchFunctionMode):
             call = Call(name, func, refs, kwrefs, reads, [], [], self.stack, row.args)
             note_call(self.rec, self.values, call, written, made)
         return out
+
+    def ref(self, t):
+        "What stands for tensor `t` in a record"
+        return Ref(self.values.known(t))
 
     def make(self, name, func, tensors, args, kwargs):
         "Make the call: its result, and those of `tensors` that were written"
@@ -312,8 +321,8 @@ class _Visits:
         return f"is seen by a hook on {where} ({', '.join(names)})"
 
 # %% ../nbs/05_trace.ipynb #a5e80fd4
-def _register(model, inputs, tracer):
-    "Number the parameters, buffers and inputs before anything runs"
+def _register(model, held, inputs, tracer):
+    "Number the parameters, buffers, other tensors that the model has `held`, and the inputs, before anything runs"
     values = tracer.values
     def number(t):
         "The number of weight `t`"
@@ -322,7 +331,7 @@ def _register(model, inputs, tracer):
     for path,m in model.named_modules():
         for name,t in [*m._parameters.items(), *m._buffers.items()]:
             if t is not None and not is_lazy(t): tracer.rec.params.setdefault(number(t), []).append((path,name))
-        for t in tensors_in(list(own_attrs(m).values()), depth=2): number(t)
+    for t in held: number(t)
     for t in tensors_in(inputs): values.known(t)
 
 def _note_escaped(tracer):
@@ -349,9 +358,9 @@ def trace(
     "Record one forward pass of `model`, leaving it as it was"
     t = Tracer()
     t.depth = 1 # nothing is recorded before the model is called
-    with no_gc(), untouched(model, partial(_Below, t)):
+    with no_gc(), untouched(model, partial(_Below, t)) as below:
         args,kwargs = own_copy((args,kwargs))
-        _register(model, (args,kwargs), t)
+        _register(model, below.tensors, (args,kwargs), t)
         visits = _Visits(model, t)
         with visits.watching(), t:
             t.depth = 0
