@@ -202,7 +202,7 @@ def article_rows(
     "The article's figures, as they stand in the table"
     if name not in ARTICLE: return {}
     a = ARTICLE[name]
-    pair = lambda k, f='': f'{a[k][0]:{f}} → {a[k][1]:{f}}'
+    def pair(k, f=''): return f'{a[k][0]:{f}} → {a[k][1]:{f}}'
     ms = f"{pair('ms')} ms (ratio {a['ms'][1]/a['ms'][0]:.2f})"
     return {'parameters': pair('params', ','), 'one image, its GPU': ms,
             'valid_loss': pair('loss'), 'accuracy': pair('accuracy')}

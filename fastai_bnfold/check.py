@@ -16,7 +16,7 @@ from torch import nn
 from .calls import tensors_in
 from .looks import Batch, draws_of
 from .plan import FoldError
-from .state import OUT_OF_MEMORY, own_copy, put_back, twin, untouched
+from .state import OUT_OF_MEMORY, own_copy, take_off, twin, untouched
 
 # %% ../nbs/15_check.ipynb #6db4c19b
 TOLERANCE = {
@@ -106,7 +106,7 @@ def module_outputs(model, batch)->list:
         "A hook that keeps the output of module `path`"
         def hook(m, inputs, out): got.append((path, [first(t) for t in tensors_in(out) if t.is_floating_point()]))
         return hook
-    with put_back(lambda: [handle.remove() for handle in handles]):
+    with take_off(handles):
         for path,m in model.named_modules(): handles.append(nn.Module.register_forward_hook(m, note(path)))
         run(model, batch)
     return got

@@ -65,7 +65,8 @@ def _double(numbers): return torch.as_tensor(numbers, dtype=torch.float64, devic
 
 def frame_of(convs:list)->nn.Module:
     "Of convolutions, the one with the most weights: if any has the taps of all, it has"
-    return max(convs, key=lambda conv: conv.weight.numel())
+    def n_weights(conv): return conv.weight.numel()
+    return max(convs, key=n_weights)
 
 def put_together(
     convs:list, # Of one input

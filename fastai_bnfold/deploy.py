@@ -88,8 +88,10 @@ def measured_file(
     "What the Learner's validation says of the answers of a file"
     there, given = before_activation(path), Given(dl, inputs)
     if there is None and OnnxModel(path).outputs[0][0]!='probabilities': there = OnnxModel(path)
-    if there is None: return measured(learn, lambda *xb: _logs(OnnxModel(path).many(*given.now)), given)
-    return measured(learn, lambda *xb: there.many(*given.now), given)
+    def answers(*xb):
+        "What the file says of the items as they came in"
+        return _logs(OnnxModel(path).many(*given.now)) if there is None else there.many(*given.now)
+    return measured(learn, answers, given)
 
 def _logs(probs): return tuple(o.clamp(1e-30).log() for o in probs) if isinstance(probs, tuple) else probs.clamp(1e-30).log()
 
@@ -103,7 +105,7 @@ def spread(dl, n):
     total = len(dl.dataset)
     at = torch.linspace(0, total-1, min(n, total)).long().tolist()
     some = dl.new(shuffle=False, drop_last=False, num_workers=0, bs=min(16, len(at)), after_batch=Pipeline())
-    some.get_idxs = lambda: at
+    some.get_idxs = at.copy
     with _as_validation(dl.dataset): return list(some)
 
 def calibration(
@@ -301,7 +303,7 @@ def check_request(
 def _too_costly(r):
     "What a refusal says"
     first = next(iter(r.measures))
-    figure = lambda k: r.measures[k].values.get(r.judged)
+    def figure(k): return r.measures[k].values.get(r.judged)
     told = ', '.join(f'{figure(k):.4g} by {k}' for k in r.measures) if figure(first) is not None else f'{r.drop:.2%} of the answers differ'
     best = f' ({r.how}, the best of {len(r.tried)} settings)' if len(r.tried)>1 else ''
     more = 'calibrate on more items (`calib=256`), ' if r.kind=='int8' else ''

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 from torch import nn
+from fastcore.basics import noop
 from .bench import Timings, _INK, _HUES, _about, bench, evaluating, human, own_item, plain
 from .deploy import spread
 from .fold import BNFolder
@@ -130,7 +131,7 @@ def make_engines(
     xb:tuple, # One batch
     kinds, # Names of `ENGINES`
     feeds:list=None, # Batches to calibrate on; None: `xb`
-    say=lambda line: None # Told each step
+    say=noop # Told each step
 )->tuple: # `Engine` by name, and a line for each that is left out
     "What can be had of `kinds`, and answers as the model does"
     out, notes = {}, []
@@ -273,7 +274,7 @@ def engines(
     max_drop:float=.01, # How much worse the first metric may be, for the fastest to be named
     calib:int=64, # How many items of the training data 8 bits are calibrated on
     dl=None, # Labelled data to measure on; by default the Learner's validation data
-    say=lambda line: None, # Told each step, such as `print`
+    say=noop, # Told each step, such as `print`
     **kw, # For `bench`
 )->EngineTimings: # Its notes name the fastest, and what was left out and why; `ValueError` if nothing is left
     "Time and measure `model` as it is, folded, in channels-last order, in bfloat16, compiled, in ONNX Runtime, in 8 bits"

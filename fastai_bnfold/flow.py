@@ -119,7 +119,7 @@ def _weighted(g, weight):
     if len(used)>1: raise Stop('used', f"weight of {quote(path)} is used in different ways")
     name,groups,bias = used.pop()
     if op(name).table: return _table(g, path, slots, calls)
-    if op(name).samples: groups = g.shape(recorded[0].value('input'))[1]//param.shape[1]
+    if op(name).deformable: groups = g.shape(recorded[0].value('input'))[1]//param.shape[1]
     if bias is None or _made_zeros(g, bias): biases = _no_bias(g, path, recorded) or _added_bias(g, recorded)
     else: biases = _bias(g, path, bias, calls)
     n_in,n_out = param.shape[1]*groups,param.shape[0]
@@ -155,7 +155,7 @@ def geometry_of_call(call, kernel:tuple)->tuple:
 
 def pads_zeros(call, kernel:tuple)->bool:
     "Does convolution `call`, with a kernel of that size, see zeros beside its input?"
-    if op(call.name).samples: return True
+    if op(call.name).deformable: return True
     stride,padding,_ = geometry_of_call(call, kernel)
     if not op(call.name).transposed: return any(padding)
     return any(n!=1 for n in (*kernel, *stride)) or any(padding+as_list(call.arg('output_padding', 0)))
@@ -171,7 +171,7 @@ class End:
     value: int # The value that holds them
     labels: Tensor
     call: int|None = None # The call that reads it
-    to: Absorber|None = None # What it arrives at, if that can absorb
+    layer: Absorber|None = None # What it arrives at, if that can absorb
     stop: Stop|None = None # Or why it ends there
     number: tuple = (1.,0.) # `(k, c)`: Python numbers on the way have turned a value `x` into `k*x + c`
 
@@ -256,7 +256,7 @@ class Flow(Arrived):
     def visit(self, call, row):
         "Let `call` read the labels that have come to it"
         try:
-            if row.absorbs is not None: self.end(call, to=self.absorbing(call))
+            if row.absorbs is not None: self.end(call, layer=self.absorbing(call))
             elif call.overwrites or not call.writes or row.how is None: raise between()
             elif any(0 in self.shape(v) for v in call.reads+call.writes): raise between("no elements, with this batch")
             else: self.carry(call, row)

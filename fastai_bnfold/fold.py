@@ -23,7 +23,7 @@ from .looks import held_elsewhere, make_plan, unseen
 from .ops import Stop
 from .plan import DoesNotRun, FoldError, FoldPlan
 from .report import FoldReport
-from .state import OUT_OF_MEMORY, is_lazy, no_gc, put_back, twin
+from .state import OUT_OF_MEMORY, is_lazy, no_gc, put_back, take_off, twin
 
 # %% ../nbs/20_fold.ipynb #3b983d85
 @dataclass
@@ -170,7 +170,7 @@ class BNFolder:
         "Fold temporarily: `with folder.folding(x) as report:` unfolds at the end, also after an error"
         report = self.fold(*xb, **kwargs)
         n = len(self.history.done)
-        with put_back(lambda: self.history.rewind(n-1)): yield report
+        with put_back(partial(self.history.rewind, n-1)): yield report
 
     def unfold(self,
         force:bool=False # Even if weights were changed since the fold?
@@ -259,7 +259,7 @@ def _n_params(model): return sum(p.numel() for p in model.parameters() if not is
 def _collapsing(history, changes, plan):
     "What would collapse after `changes`: the further changes, a `Collapsed` for each, and why other blocks stay"
     n = len(history.done)
-    with put_back(lambda: history.rewind(n)):
+    with put_back(partial(history.rewind, n)):
         history.commit(changes)
         found = find_blocks(history.model, [batch for batch,_ in plan.looks])
         more,blocks = collapsing(history.model, found)
@@ -286,7 +286,7 @@ def _commit_called(history, more, changes, plan, check):
     called = set()
     handles = []
     def note(m, inputs, out): called.add(m)
-    with put_back(lambda: [handle.remove() for handle in handles]):
+    with take_off(handles):
         for change in more: handles.append(change.new.register_forward_hook(note))
         report = _commit(history, more+changes, plan, check)
     if check and not called.issuperset(change.new for change in more):

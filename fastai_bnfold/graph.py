@@ -138,7 +138,7 @@ def _viewed(g, v):
     while todo:
         for i in set(g.readers[todo.pop()])-seen:
             seen.add(i)
-            if op(g.calls[i].name).view: return True
+            if op(g.calls[i].name).needs_layout: return True
             if g.calls[i].name!='linear': todo += g.calls[i].writes
     return False
 

@@ -23,9 +23,11 @@ _registry = {}
 
 def _full_name(cls): return f'{cls.__module__}.{cls.__qualname__}'
 
+def _nothing(m): return nn.Identity()
+
 def register_bn(
     cls, # The class, or its full name as a string, such as `"timm.layers.norm_act.BatchNormAct2d"`
-    rest=lambda m: nn.Identity() # What is left of a module once its BatchNorm is folded
+    rest=_nothing # What is left of a module once its BatchNorm is folded: a function of the module
 ):
     "Say that `cls` is a BatchNorm (`running_mean`, `running_var`, `weight`, `bias`, `eps`), and what is left of it"
     _registry[cls if isinstance(cls, str) else _full_name(cls)] = rest

@@ -26,15 +26,15 @@ class Op:
     signs: tuple = () # If it adds or subtracts two operands: the sign of each
     product: bool = False # It multiplies two operands
     quotient: bool = False # It divides two operands
-    samples: bool = False # It is a convolution that reads its input at computed places, and zeros outside
+    deformable: bool = False # It is a convolution that reads its input at computed places, and zeros outside
     table: bool = False # It is an embedding: its output is looked up in its weight, `(rows, features)`
-    asks: bool = False # It asks for a tensor's metadata (shape, dtype) and reads no elements
-    about: bool = False # It reads its first argument, and only metadata of the others, as `view_as` does
+    metadata_only: bool = False # It asks for a tensor's metadata (shape, dtype) and reads no elements
+    first_only: bool = False # It reads its first argument, and only metadata of the others, as `view_as` does
     random: bool = False # It draws random numbers
-    tells: bool = False # It turns a tensor's contents into a Python value, or into the size of its result
-    cuts: bool = False # Its result may lack some of the elements
-    places: bool = False # Its integer tensors are indices: they say what goes where
-    view: bool = False # It needs its input in a certain memory layout
+    tells_python: bool = False # It turns a tensor's contents into a Python value, or into the size of its result
+    may_drop: bool = False # Its result may lack some of the elements
+    takes_indices: bool = False # Its integer tensors are indices: they say what goes where
+    needs_layout: bool = False # It needs its input in a certain memory layout
 
 OPS = {} # name -> `Op`
 
@@ -142,7 +142,7 @@ for n in (1,2,3):
     _row(f'conv_transpose{n}d', 'input weight bias stride padding output_padding groups dilation', absorbs=n,
         transposed=True)
 _row('linear', 'input weight bias', absorbs=0)
-_row('deform_conv2d torchvision::deform_conv2d', 'input weight offset mask bias', absorbs=2, samples=True)
+_row('deform_conv2d torchvision::deform_conv2d', 'input weight offset mask bias', absorbs=2, deformable=True)
 _row('embedding', 'input weight padding_idx max_norm', absorbs=-1, table=True) # its output has one axis more
 _row('batch_norm', 'input running_mean running_var weight bias training momentum eps')
 _row('add iadd radd', 'input other', signs=(1,1))
@@ -180,15 +180,15 @@ _row('''reshape flatten unflatten permute transpose swapaxes swapdims movedim mo
     broadcast_to reshape_as repeat repeat_interleave tile roll flip fliplr flipud rot90 pixel_shuffle
     pixel_unshuffle channel_shuffle native_channel_shuffle atleast_1d atleast_2d atleast_3d
     broadcast_tensors''', how=moves)
-_row('view view_as', how=moves, view=True)
-_row('as_strided', how=moves, view=True, cuts=True)
+_row('view view_as', how=moves, needs_layout=True)
+_row('as_strided', how=moves, needs_layout=True, may_drop=True)
 _row('''chunk split tensor_split split_with_sizes unsafe_chunk unsafe_split hsplit vsplit dsplit unbind narrow
-    select slice unfold diagonal''', how=moves, cuts=True)
-_row('getitem index index_select gather take_along_dim', how=moves, cuts=True, places=True)
+    select slice unfold diagonal''', how=moves, may_drop=True)
+_row('getitem index index_select gather take_along_dim', how=moves, may_drop=True, takes_indices=True)
 _row('''clone contiguous detach alias data float half double bfloat16 cpu cuda as_subclass positive lift_fresh
     _to_copy to''', how=same)
 _row('type type_as', how=same)
-_row('view_as reshape_as expand_as type_as to', about=True)
+_row('view_as reshape_as expand_as type_as to', first_only=True)
 for n in (1,2,3):
     _row(f'adaptive_avg_pool{n}d', how=average)
     _row(f'avg_pool{n}d', 'input kernel_size stride padding ceil_mode count_include_pad divisor_override',
@@ -206,8 +206,8 @@ _row('''dim ndim ndimension dtype device layout is_floating_point is_complex is_
     requires_grad grad grad_fn element_size itemsize get_device names has_names _version retains_grad output_nr
     new_zeros new_empty new_ones new_full new_tensor zeros_like ones_like empty_like full_like rand_like
     randn_like result_type can_cast is_tensor is_storage hash dir class _backward_hooks _base
-    name is_signed type_of shape size len numel nelement stride nbytes storage_offset is_contiguous''', asks=True)
-_row('_pack_padded_sequence _pad_packed_sequence apply map repr str format', tells=True)
+    name is_signed type_of shape size len numel nelement stride nbytes storage_offset is_contiguous''', metadata_only=True)
+_row('_pack_padded_sequence _pad_packed_sequence apply map repr str format', tells_python=True)
 _row('''rand randn randint randperm rand_like randn_like randint_like bernoulli multinomial normal uniform random
     dropout exponential rrelu''', random=True)
 

@@ -128,14 +128,18 @@ def _join(taken, new, joined):
     for path,(layer,affine) in new.items():
         taken[path] = (layer, joined(taken[path][1], affine) if path in taken else affine)
 
+def _then(before, new): return after(new, before)
+
+def _added(before, new): return Affine(before.s+new.s, before.t+new.t)
+
 def apply(g:Graph, move):
     "Note that layer `move.bn` is gone, and who has absorbed what"
     for path in move.post.keys() & g.tap.keys():
         layer,tap = g.tap[path]
         g.tap[path] = (layer, after(move.post[path][1]._replace(t=0), tap))
     _join(g.pre, move.pre, after)
-    _join(g.post, move.post, lambda before, new: after(new, before))
-    _join(g.tap, move.tap, lambda before, new: Affine(before.s+new.s, before.t+new.t))
+    _join(g.post, move.post, _then)
+    _join(g.tap, move.tap, _added)
     g.folded.add(move.bn)
     for call in (g.calls[i] for i in g.layers[move.bn]):
         g.memory[g.one_memory(call.writes[0])] = g.one_memory(call.reads[0])

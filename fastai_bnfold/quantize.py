@@ -13,6 +13,7 @@ import os, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from fastcore.basics import noop
 from .calls import tensors_in
 from .runtime import ExportError, OnnxModel, before_activation, hushed
 
@@ -171,7 +172,8 @@ class Quantized:
 def _settings(src, feeds, cache, bar, tried):
     "Settings for `write_int8`, in the order in which they are tried"
     for method in METHODS: yield f'per channel, {method}', dict(method=method, cache=cache[method])
-    best = min(METHODS, key=lambda o: tried[f'per channel, {o}'])
+    def drop(method): return tried[f'per channel, {method}']
+    best = min(METHODS, key=drop)
     base = dict(method=best, only=WEIGHTED, cache=cache['weighted'])
     yield f'only layers with weights, {best}', base
     worst, n = costly(src, feeds, bar, method=best, cache=cache['weighted']), 1
@@ -186,7 +188,7 @@ def quantized(
     judge, # Function of a file that says how much worse it is than the one in float32
     allowed:float=.01, # What it may say
     bar=iter, # Wraps the layers in a progress bar
-    say=lambda line: None, # Told each setting
+    say=noop, # Told each setting
 )->Quantized: # Its `drop` is more than `allowed` if no setting is good enough
     "Try one setting after the other until the judge is content"
     ops, tried, best = operations(src), {}, None

@@ -60,7 +60,7 @@ def origin(g:Graph, value:int)->int:
 def centred(g:Graph, i:int, layer:Absorber)->bool:
     "Does absorber `layer` have, for each output, a tap on the same channel and position of its input?"
     call = g.calls[i]
-    if layer.transposed or layer.table or op(call.name).samples: return False
+    if layer.transposed or layer.table or op(call.name).deformable: return False
     if layer.n_in!=layer.n_out or layer.calls!=[i] or feature_axis(g, call)!=1: return False
     kernel = g.shape(call.value('weight'))[2:]
     stride,padding,step = geometry_of_call(call, kernel)

@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from .calls import Call, Ref, holds_plain, map_tensors, op_name, tensors_in
 from .ops import OPS, op
-from .state import Writes, is_lazy, memory_of, no_gc, own_copy, put_back, untouched, written_by
+from .state import Writes, is_lazy, memory_of, no_gc, own_copy, take_off, untouched, written_by
 
 # %% ../nbs/05_trace.ipynb #1d18b8fb
 FROM_INPUT,FROM_CODE,FROM_WEIGHTS = 0,1,2 # what a value was made from: inputs; numbers in the code; weights alone
@@ -135,15 +135,15 @@ def tells_python(func, args)->bool:
     "Does this operator turn what a tensor holds into a Python value, or into the shape of its result?"
     if not isinstance(func, torch._ops.OpOverload): return False
     name = op_name(func)
-    if op(name).tells or ('::' in name and name not in OPS): return True # nothing is known about a foreign one
+    if op(name).tells_python or ('::' in name and name not in OPS): return True # nothing is known about a foreign one
     if not _tagged(func): return False
     return 'index' not in name or any(t.dtype in (torch.bool,torch.uint8) for t in tensors_in(args[1:]))
 
 # %% ../nbs/05_trace.ipynb #75baed39
 def _read_by(row, args, kwargs):
     "The tensors whose elements a call reads, as `row` of the table says"
-    if row.asks: return tensors_in([args[1:],kwargs])
-    if row.about: return tensors_in(args[:1])
+    if row.metadata_only: return tensors_in([args[1:],kwargs])
+    if row.first_only: return tensors_in(args[:1])
     return tensors_in([args,kwargs])
 
 class Tracer(TorchFunctionMode):
@@ -179,15 +179,15 @@ class Tracer(TorchFunctionMode):
         row = op(name)
         tensors = _read_by(row, args, kwargs)
         only_type = name=='type' and len(args)==1 and not kwargs # `x.type()` asks, `x.type(dtype)` converts
-        if only_type or (row.asks and not tensors): return func(*args, **kwargs)
+        if only_type or (row.metadata_only and not tensors): return func(*args, **kwargs)
         reads = [self.values.known(t) for t in tensors]
         refs,kwrefs = map_tensors(self.ref, (tuple(args),kwargs))
-        if row.places: self.keep_places(tensors)
+        if row.takes_indices: self.keep_places(tensors)
         out,written = self.make(name, func, tensors, args, kwargs)
         made = [t for t in tensors_in(out) if not any(t is i for i in tensors)]
         plain = out is not None and holds_plain(out)
         sparse = any(t.layout!=torch.strided for t in made)
-        if self.told or plain or sparse or row.tells: note_told(self.rec, self.stack, name, reads)
+        if self.told or plain or sparse or row.tells_python: note_told(self.rec, self.stack, name, reads)
         if written or made or not isinstance(out, Tensor):
             call = Call(name, func, refs, kwrefs, reads, [], [], self.stack, row.args)
             note_call(self.rec, self.values, call, written, made)
@@ -277,7 +277,7 @@ class _Visits:
     def watching(self):
         "Watch for a while"
         handles = []
-        with put_back(lambda: [handle.remove() for handle in handles]):
+        with take_off(handles):
             for m in self.paths: # a scripted module hides its own methods
                 handles.append(nn.Module.register_forward_pre_hook(m, self.enter, with_kwargs=True, prepend=True))
                 handles.append(nn.Module.register_forward_hook(m, self.leave, prepend=True, always_call=True))

@@ -9,6 +9,7 @@ __all__ = ['without_bn', 'left_out', 'variants', 'stir_bn', 'main']
 
 # %% ../nbs/29_variants.ipynb #5642049d
 import argparse, copy, importlib, sys
+from functools import partial
 import torch
 from torch import nn
 from .bench import Timings, _real, bench
@@ -127,7 +128,8 @@ def main(
 )->Timings:
     "Time one model as the command line says, print the table, write the file"
     a = _parser().parse_args(argv)
-    make, say = _find(a.model), lambda s: print(s, file=sys.stderr)
+    make = _find(a.model)
+    say = partial(print, file=sys.stderr)
     try:
         device, dtype = _real(a.device), getattr(torch, a.dtype)
         model = stir_bn(make()).eval().to(device, dtype)

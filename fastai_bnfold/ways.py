@@ -111,7 +111,7 @@ def certain_block(g:Graph, value:int, path:str)->int|None:
         for i in set(g.readers[todo.pop()])-seen:
             call,row = g.calls[i],g.row(i)
             seen.add(i)
-            if row.absorbs is not None or row.cuts: continue
+            if row.absorbs is not None or row.may_drop: continue
             if call.overwrites or row.how is None: blocks.append(i)
             else: todo += call.writes
     return min(blocks, default=None) if seen & {*g.layers[path]} else None
@@ -147,8 +147,8 @@ def precise(g:Graph, path:str, undone=False):
 # %% ../nbs/09_ways.ipynb #5e9f7460
 def hand_over(g:Graph, move:Move, ends:list, affine:Affine, channels):
     "Give the absorbers at `ends` a map on their inputs; label n belongs to channel `channels[n]`"
-    for layer in {end.to.path:end.to for end in ends}.values():
-        mine = [end for end in ends if end.to.path==layer.path]
+    for layer in {end.layer.path:end.layer for end in ends}.values():
+        mine = [end for end in ends if end.layer.path==layer.path]
         if set(layer.calls)-{end.call for end in mine}:
             raise Stop('called', f"{layer_name(g, layer.path)} is also called on something else")
         for end in mine:
@@ -182,14 +182,14 @@ def give_back(
 ):
     "Let the other readers of what changes undo the map of the BatchNorm"
     for end in ends:
-        if end.to is None: raise _also_read(end)
+        if end.layer is None: raise _also_read(end)
     if not ends: return
     call = ends[0].call
     if affine is None: raise Stop('undoes', _also_feeds(call).words, call)
     for i in g.layers[move.bn]: memory_holds(g, i, flow)
     if (affine.s==0).any(): raise _also_feeds(call, ", which cannot undo a scale of zero")
     precise(g, move.bn, undone=True) # the values are rounded twice, by the map and by its inverse
-    for layer in (end.to for end in ends):
+    for layer in (end.layer for end in ends):
         has_bias = layer.biases and all(g.mods[p]._parameters.get(name) is not None for p,name in layer.biases)
         if not layer.bn and not has_bias:
             raise _also_feeds(call, ", which would need a bias to undo it: no operation saved")
@@ -221,7 +221,7 @@ def _makers(g, path, into_bn):
 def _all_arrive(flow, here, calls):
     "Stop if the labels that arrived `here` are not all that the `calls` of a BatchNorm read"
     if set(calls)<={end.call for end in here} and not any((compact(end.labels)==IDENT).any() for end in here): return
-    last = next((end for end in flow.ends if end.call is not None and end.to is None), None)
+    last = next((end for end in flow.ends if end.call is not None and end.layer is None), None)
     if last is None: raise _other_channels()
     raise Stop('between', "{call} between it and the previous layer" + _detail(last.stop), last.call)
 
@@ -278,9 +278,9 @@ def forward(g:Graph, path:str, into_bn=False)->Move:
 
 def _may_absorb(path, flow, end, into_bn):
     "Stop unless the labels ended at a layer that may absorb them"
-    if end.to is not None and end.to.path!=path and (into_bn or not end.to.bn): return
+    if end.layer is not None and end.layer.path!=path and (into_bn or not end.layer.bn): return
     if end.call is None: raise Stop(end.stop.kind, f"its output {end.stop.words}")
-    if end.to is not None: raise Stop('batchnorm', f"BatchNorm {quote(end.to.path)} is the next layer")
+    if end.layer is not None: raise Stop('batchnorm', f"BatchNorm {quote(end.layer.path)} is the next layer")
     if end.stop.kind!='between': raise end.stop
     if len(flow.ends)==1: raise Stop('between', "{call} between it and the next layer"+_detail(end.stop), end.call)
     raise Stop('also read', "its output also feeds {call}"+_detail(end.stop), end.call)

@@ -52,7 +52,14 @@ NETS = {  # name: what makes it, pixels of its input: one size, but for the U-Ne
     'ResNet18': (tv('resnet18'), 224), 'ResNet50': (tv('resnet50'), 224), 'VGG16-BN': (tv('vgg16_bn'), 224),
     'MobileNetV3-large': (tv('mobilenet_v3_large'), 224), 'EfficientNet-B0': (tv('efficientnet_b0'), 224),
     'vision_learner (ResNet34)': (vision_model, 224), 'U-Net (ResNet34)': (unet, 128)}
-GROWING = {f'ResNet{d}': (tv(f'resnet{d}'), 224) for d in (18, 34, 50, 101, 152)} | {f'EfficientNet-B{i}': (tv(f'efficientnet_b{i}'), 224) for i in range(8)}
+def timm_net(name):
+    def make(num_classes=1000):
+        import timm
+        return timm.create_model(name, num_classes=num_classes)
+    return make
+
+GROWING = {f'ResNet{d}': (tv(f'resnet{d}'), 224) for d in (18, 34, 50, 101, 152)} | {f'EfficientNet-B{i}': (tv(f'efficientnet_b{i}'), 224) for i in range(8)} | {
+    'MobileNetV3-large': (tv('mobilenet_v3_large'), 224), 'EfficientNetV2-B0': (timm_net('tf_efficientnetv2_b0'), 224), 'LeViT-128': (timm_net('levit_128'), 224)}
 TEN = {k: (tv(f), 64) for k,f in {
     'ResNet18': 'resnet18', 'ResNet50': 'resnet50', 'VGG11-BN': 'vgg11_bn', 'VGG16-BN': 'vgg16_bn', 'MobileNetV2': 'mobilenet_v2',
     'MobileNetV3-large': 'mobilenet_v3_large', 'EfficientNet-B0': 'efficientnet_b0', 'RegNetY-400MF': 'regnet_y_400mf',
@@ -170,12 +177,6 @@ def after(q):
 
 
 # ---------------------------------------------------------------- 8 bits
-def timm_net(name):
-    def make(num_classes):
-        import timm
-        return timm.create_model(name, num_classes=num_classes)
-    return make
-
 TRAINED = {  # name: what makes it for a number of classes, pixels of the digits that it is trained on, learning rate
     'ResNet50': (torchvision.models.resnet50, 32, 1e-3), 'VGG16-BN': (torchvision.models.vgg16_bn, 32, 1e-3),
     'MobileNetV3-large': (torchvision.models.mobilenet_v3_large, 64, 2e-3), 'EfficientNet-B0': (torchvision.models.efficientnet_b0, 64, 2e-3),

@@ -85,6 +85,16 @@ def engine_line(engine="ONNX Runtime"):
     return (f"Folded and in {engine}, {len(rows)} networks take {span(ratios, '{:.2f}'.format)} of the time that they take unfolded in PyTorch "
             f"({one}; one image, {threads} thread{'s' if threads > 1 else ''}).")
 
+def int8_line():
+    "What a file in 8 bits brings a ResNet50, and what it costs"
+    r = next((r for r in section("int8")[0] if r["net"] == "ResNet50" and "times" in r), None)
+    if r is None: return ""
+    ratio = Timings(r["times"]).ratio("ONNX Runtime int8", "unfolded")[0]
+    before, now = (r["measures"][k]["accuracy"] for k in ("PyTorch", "int8"))
+    threads = f"{r['threads']} thread{'s' if r['threads'] > 1 else ''}"
+    return (f"In 8 bits ResNet50 takes {ratio:.2f} of the time (one image of {r['px']} px, {threads}), in a file {r['size']/r['float_size']:.2f} times as large; "
+            f"trained on the digits, its accuracy goes from {before:.4f} to {now:.4f}.")
+
 def others_line():
     "The ratios that others published, for the same networks"
     def ratio(ms): return f"{ms[1]/ms[0]:.2f}"
