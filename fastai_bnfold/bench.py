@@ -103,12 +103,12 @@ def _ratio(self, name, base=None):
 
 def _verdict(self, name, base=None):
     """'faster' or 'slower'; 'not told apart' where the interval holds 1, or where the ratios of single rounds spread
-    more (between their quartiles) than the two differ; 'too few rounds' below 6"""
+    more (between their quartiles, in logarithms) than the two differ; 'too few rounds' below 6"""
     if self.n < 6: return 'too few rounds'
     ratio, lo, hi = self.ratio(name, base)
-    ratios = [a/b for a,b in zip(self._of(name), self._of(base or self.names[0]))]
-    spread = quantile(ratios, .75) - quantile(ratios, .25)
-    if lo <= 1 <= hi or spread > abs(1-ratio): return 'not told apart'
+    logs = [math.log(a/b) for a,b in zip(self._of(name), self._of(base or self.names[0]))]
+    spread = quantile(logs, .75) - quantile(logs, .25)
+    if lo <= 1 <= hi or spread > abs(math.log(ratio)): return 'not told apart'
     return 'faster' if ratio < 1 else 'slower'
 
 def _fastest(self):
@@ -205,8 +205,8 @@ def _strip(ax, y, xs, color, edge, rng):
     ax.scatter(seen, [y + rng.uniform(-.2, .2) for _ in seen], s=7, color=color, alpha=.7, linewidths=0)
     ax.plot([quantile(xs, .5)]*2, [y-.32, y+.32], color=color, lw=2.5)
     if len(seen) < len(xs):
-        ax.annotate(f'{len(xs)-len(seen)} beyond ›', (1, y), xycoords=('axes fraction', 'data'),
-                    ha='right', va='center', fontsize=8, color=_INK)
+        ax.annotate(f' {len(xs)-len(seen)} beyond ›', (1, y), xycoords=('axes fraction', 'data'),
+                    ha='left', va='center', fontsize=8, color=_INK)
 
 # %% ../nbs/19_bench.ipynb #95e43229
 def _label(r, name):

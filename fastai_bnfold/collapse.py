@@ -240,7 +240,7 @@ def block_of(
         value = next(iter(todo[n-1].outputs), None)
         parts,todo = parts+[part],todo[n:]
     if not summed: return None
-    if not visit.path: raise _stays("it is the model itself, which nothing holds")
+    if not visit.path: raise _stays("no module holds it. Wrap the model: `nn.Sequential(model)`")
     if None in parts or not visit.tensor_in_tensor_out or visit.outputs!=(value,):
         raise _stays("beside the sum it does more than to call one layer after another")
     stay = [part for part in parts if isinstance(part, str)]

@@ -65,7 +65,7 @@ def _slots(g, value, what, calls):
     homes = {p:g.mods[p] for p,_ in slots}
     others = [p for p in homes if not path.startswith(p)]
     if others: raise Stop('shared', f"{what} of {quote(others[0])} shared with {quote(path)}")
-    if path in g.kept: raise Stop('keep', f"{quote(path)} was asked to stay")
+    if path in g.kept: raise Stop('keep', f"its neighbour {quote(path)} was asked to stay")
     if any(homes[p]._parameters.get(key) is None for p,key in slots):
         raise Stop('computed', f"{name} is not a Parameter")
     stop = read_elsewhere(g, value, name, calls)

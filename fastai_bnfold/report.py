@@ -25,6 +25,11 @@ def _widths(cells, most):
 class _Wrap(textwrap.TextWrapper): # may break a path after a dot
     wordsep_re = re.compile(r'(\s+|(?<=\w\.)(?=\w))')
 
+def _wrapped(text, width):
+    "Lines of `text`; a path is broken only where it is longer than a line"
+    fits = max(map(len, text.split()), default=0)<=width
+    return (textwrap.TextWrapper if fits else _Wrap)(width, break_on_hyphens=False).wrap(text) or ['']
+
 def as_text(
     title:str, # Line above
     head:tuple, # Names of the columns
@@ -37,7 +42,7 @@ def as_text(
     widths = _widths([head, *rows], width)
     def lines(row):
         "The lines of one row"
-        parts = [_Wrap(w).wrap(text) or [''] for text,w in zip(row, widths)]
+        parts = list(map(_wrapped, row, widths))
         for i in range(max(map(len, parts))):
             yield '  '.join((p[i] if i<len(p) else '').ljust(w) for p,w in zip(parts, widths)).rstrip()
     body = [line for row in (head, ['-'*w for w in widths], *rows) for line in lines(row)]
@@ -136,7 +141,7 @@ def in_words(
     "What the times of a fold say"
     if times is None: return ''
     verdict,ratio = times.verdict('folded'),times.ratio('folded')[0]
-    if verdict in ('faster','slower'): return f'{abs(1-ratio):.1%} {verdict}'
+    if verdict in ('faster','slower'): return f"{abs(1-ratio):.1%} {'less' if ratio<1 else 'more'} time"
     if 'too few' in verdict: return 'too few rounds to tell the times apart'
     return 'no difference in time beyond noise'
 
@@ -156,10 +161,15 @@ def _valid_row(name, before, after):
         return name,str(before),str(after),'equal' if str(before)==str(after) else ''
     return name,f'{before:.7g}',f'{after:.7g}','equal' if before==after else f'difference {abs(before-after):.1e}'
 
+def _in_ms(seconds):
+    "To three figures"
+    ms = 1e3*seconds
+    return f'{ms:.3g}' if ms<1000 else f'{ms:,.0f}'
+
 def _time_row(times):
-    "Time of one item before and after, and the ratio of the paired runs with its interval"
+    "Median times of one item before and after, and the median ratio of the paired runs with its interval"
     ratio,low,high = times.ratio('folded')
-    before,after = (f'{times.median(name)*1e3:.2f}' for name in ('unfolded','folded'))
+    before,after = (_in_ms(times.median(name)) for name in ('unfolded','folded'))
     return 'one item, ms',before,after,f'ratio {ratio:.3f} ({low:.3f} to {high:.3f})'
 
 # %% ../nbs/17_report.ipynb #37268a00
@@ -192,7 +202,8 @@ def _some(names, most=6, tick='`'):
 
 def _fresh_note(fresh):
     "BatchNorm layers that have seen no batch"
-    what = f'{len(fresh)} BatchNorm layers have the statistics of a new layer (mean 0, variance 1)'
+    layers = f"{len(fresh)} BatchNorm layer{' has' if len(fresh)==1 else 's have'}"
+    what = f'{layers} the statistics of a new layer (mean 0, variance 1)'
     return f'note: {what}. Were the trained weights loaded? {_some(fresh)}'
 
 def _changed_note(changed):
@@ -223,7 +234,8 @@ def dropout_words(
 def _dropout_note(passed):
     "Dropouts that a map moved past"
     what = f'scales and shifts moved past {_some(list(passed))}: the answers are the same as long as dropout is off'
-    return f'note: {what}. To predict with dropout on (`MCDropoutCallback`), {dropout_words(passed)}'
+    way = f'To predict with dropout on (`MCDropoutCallback`), or to read values there, {dropout_words(passed)}'
+    return f'note: {what}. {way}'
 
 # %% ../nbs/17_report.ipynb #5a1e0c05
 def _collapse_notes(why):
@@ -231,7 +243,7 @@ def _collapse_notes(why):
     if not why: return []
     if isinstance(why, str): return [f'note: parallel convolutions stay as they are: {why}']
     paths = {}
-    for path,reason in why.items(): paths.setdefault(str(reason), []).append(path)
+    for path,reason in why.items(): paths.setdefault(str(reason), []).append(path or 'the model itself')
     return [f'note: {_some(some)} did not collapse: {reason}' for reason,some in paths.items()]
 
 def _exact_note(unfolded, folded):
@@ -245,7 +257,7 @@ def notes_of(
     "What to know besides the figures"
     plan = report.plan
     named = {path for e in plan for path in (e.bn, *e.into)}
-    changed = [path for path in report.changed if path not in named]
+    changed = [path for path in report.changed if path not in named and path not in plan.through_dropout]
     lines = _assumed(plan)
     if report.exact: lines.append(_exact_note(*report.exact))
     if report.fresh: lines.append(_fresh_note(report.fresh))
@@ -472,7 +484,7 @@ def _lines(ax, plan, where):
 
 def _why(plan, most, width):
     "The reasons of the kept layers with their numbers, as lines of at most `width` characters"
-    groups = [f'{i}  {n} kept: {why} ({which})'.replace('`', '') for i,(n,why,which) in enumerate(_kept_rows(plan), 1)]
+    groups = [f'({i}) {n} kept: {why} ({which})'.replace('`', '') for i,(n,why,which) in enumerate(_kept_rows(plan), 1)]
     lines = [line for o in groups[:most] for line in textwrap.wrap(o, width, subsequent_indent='    ')]
     return lines + ([f'and {len(groups)-most} more reasons'] if len(groups)>most else [])
 

@@ -164,7 +164,7 @@ def add_pre(g:Graph, move:Move, layer:Absorber, affine:Affine, filled, call):
     path = layer.path
     name = layer_name(g, path)
     shift = affine.t!=0
-    if path in g.tap: raise Stop('tap', f"{quote(path)} stands for a parallel branch too")
+    if path in g.tap: raise Stop('tap', f"its neighbour {quote(path)} stands for a parallel branch too")
     if (shift & filled).any(): raise Stop('padding', f"zero padding before {name} hides the shift")
     if op(call.name).absorbs and shift.any() and pads_zeros(call, g.shape(call.value('weight'))[2:]):
         raise Stop('padding', f"{name} pads with zeros, which the shift would not reach")

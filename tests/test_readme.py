@@ -95,7 +95,7 @@ def test_lines_fit():
 
 def test_the_figures_are_the_data():
     import front
-    sentences = [front.speed_line(), front.others_line(), front.engine_line(), front.coverage(), front.gpu_line()]
+    sentences = [front.speed_line(), front.others_line(), front.engine_line(), front.int8_line(), front.coverage(), front.gpu_line()]
     assert not [o for o in sentences if o not in text], "run `make notebooks NB=nbs/index.ipynb`"
     assert (root/"nbs"/"images"/"front.svg").read_text(encoding="utf-8") == front.svg(), "run `make readme`"
 
@@ -108,6 +108,8 @@ def test_a_difference_is_told_apart_only_beyond_interval_and_spread():
     assert verdict(Timings(dict(unfolded=base, folded=[.99, 1.01]*20))) == "not told apart"
     far = Timings(dict(unfolded=base, folded=[.75]*14 + [.95]*26))  # its interval leaves out 1, its quartiles are wider than the difference
     assert far.ratio("folded")[2] < 1 and less(far) == "not told apart"
+    slow = Timings(dict(fast=[1.]*50, slow=[2.5]*14+[3.5]*22+[6.1]*14))  # spread wide, and far apart all the same
+    assert (slow.verdict("slow"), slow.verdict("fast", "slow"), slow.fastest) == ("slower", "faster", ["fast"])
 
 def test_figures_say_their_size():
     from front import svg, measured, titled, usual_px
