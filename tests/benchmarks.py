@@ -23,14 +23,14 @@ ALL = _cores()
 class Settings:
     "How much to measure; `quick` is a trial of the machinery, not a measurement"
     n:int=200 # rounds at most
-    least:int=30 # rounds at least, on one image; a third of them on a batch
+    least:int=30 # rounds at least, on one image; a fifth of them on a batch
     seconds:float=30 # of one row, where the least allows it
     minutes:float=60
     reps:int=9
     seeds:int=3
     nets:int=99
     px:int=999
-    epochs:int=10
+    epochs:int=10 # of training for 8 bits; half of them for the article's networks, as it has it
     device:str='cpu'
 
 
@@ -103,7 +103,7 @@ def add_fasterai(vs, left):
 def rounds(models, x, q, **kw):
     "How many rounds the seconds allow, and enough of them"
     trial = bench(models, x, **{**kw, 'n': 2})
-    least = q.least if len(x) == 1 else max(6, q.least//3)
+    least = q.least if len(x) == 1 else max(6, q.least//5)
     return min(q.n, max(least, int(q.seconds/sum(map(trial.median, trial.names)))))
 
 def timed(models, x, q, **kw):
@@ -201,7 +201,8 @@ def int8_row(name, q):
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as d:
-            learn, row = trained_on_digits(name, d, q.epochs), dict(net=name, px=min(224, q.px), batch=1, threads=1)
+            epochs = q.epochs if name not in ARTICLE else -(-q.epochs//2)
+            learn, row = trained_on_digits(name, d, epochs), dict(net=name, px=min(224, q.px), batch=1, threads=1)
             with learn.no_bar(), learn.no_logging():
                 try: r = learn.export_onnx(Path(d)/'m.onnx', int8=True, timeit=False)
                 except ExportError as e: return dict(row, refused=str(e))
