@@ -14,12 +14,14 @@ from pathlib import Path
 import torch
 from torch import nn
 from fastcore.basics import noop
-from .bench import Timings, _INK, _HUES, _about, bench, evaluating, human, own_item, plain
+from .accept import check_kwargs
+from .bench import Timings, _INK, _HUES, _about, bench, evaluating, human, plain
 from .deploy import spread
 from .fold import BNFolder
+from .learner import _batch, _loaders, _own_data, _valid
 from .state import twin
 from .measure import Measure, drop, judged, measured
-from .calls import tensors_in
+from .calls import map_tensors, tensors_in
 from .plan import FoldError
 from .quantize import METHODS, Feeds, prepare, write_int8
 from .runtime import ExportError, OnnxModel, first_line, hushed
@@ -250,13 +252,20 @@ class EngineTimings(Timings):
 # %% ../nbs/30_engines.ipynb #a67949ba
 def _batches(learn, calib, xb):
     "Inputs of the model from a few items of the training data, to calibrate on; the batch itself where there are none"
-    if learn is None or not len(learn.dls.train): return [xb]
+    if learn is None or not any(map(len, _loaders(learn)[:1])): return [xb]
     raws, out = spread(learn.dls.train, calib), []
     learn.dls.train.after_batch.split_idx = 1
     for b in raws:
         b = learn.dls.train.after_batch(b)
         out.append(tuple(x.cpu() for x in plain(tuple(b[:len(xb)]))))
     return out
+
+def _own_item(learn, dl):
+    "One item of `dl`, or of the Learner's data; `ValueError` where there is none"
+    if dl is None and _own_data(learn) is None:
+        raise ValueError("this Learner has no data (was it loaded from an export?): pass an input and labelled data, "
+                         "`engines(learn, x, dl=dl)`")
+    return tuple(map_tensors(lambda t: t[:1], plain(x)) for x in _batch(learn, (), dl))
 
 def _check_kinds(kinds):
     "`ValueError` for an engine that is not known, or for none"
@@ -279,17 +288,21 @@ def engines(
 )->EngineTimings: # Its notes name the fastest, and what was left out and why; `ValueError` if nothing is left
     "Time and measure `model` as it is, folded, in channels-last order, in bfloat16, compiled, in ONNX Runtime, in 8 bits"
     kinds = _check_kinds(kinds)
+    check_kwargs(None, kw, engines, bench)
+    if not (isinstance(max_drop, (int,float)) and max_drop>=0):
+        raise ValueError(f"max_drop={max_drop!r} is no number from 0 up: "
+                         "give how much the first metric may lose, such as 0.01")
     learn = model if hasattr(model, 'dls') else None
     if learn is None and not xb: raise ValueError('a module needs an input: engines(model, x); a Learner brings its own')
     model = model if learn is None else learn.model
-    xb = plain(xb) if xb else own_item(learn)
+    xb = plain(xb) if xb else _own_item(learn, dl)
     xb = tuple(x.to(next(model.parameters()).device) if isinstance(x, torch.Tensor) else x for x in xb) if learn is not None else xb
     with evaluating(model, *(also or {}).values()):
         feeds = _batches(learn, calib, xb) if 'ONNX Runtime int8' in kinds else None
         made, notes = make_engines(model, xb, kinds, feeds, say)
         others = {k: Engine(m, _bytes(m)) for k,m in (also or {}).items()}
         every = {**others, **made}
-        if dl is None and learn is not None and len(learn.dls.loaders)>1 and len(learn.dls.valid): dl = learn.dls.valid
+        if dl is None and learn is not None and len(_valid(learn)): dl = _valid(learn)
         say('measuring' if dl is not None else 'comparing')
         measures = {}
         for k,o in list(every.items()):

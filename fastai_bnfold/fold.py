@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 import torch
 from torch import nn, Tensor
-from .accept import check_also, check_batch, check_model, explain, fresh_statistics
+from .accept import check_also, check_batch, check_kwargs, check_model, explain, fresh_statistics
 from .bench import bench, evaluating
 from .changes import changes_for
 from .check import Compared, Differs, check_fold, difference, explained, run
 from .collapse import collapsing, find_blocks
-from .looks import held_elsewhere, make_plan, unseen
+from .looks import Batch, as_batch, held_elsewhere, make_plan, unseen
 from .ops import Stop
 from .plan import DoesNotRun, FoldError, FoldPlan
 from .report import FoldReport
@@ -137,6 +137,7 @@ class BNFolder:
         **kwargs # Keyword inputs of the model
     )->FoldPlan: # One entry for each BatchNorm layer
         "What `fold` would do; changes nothing"
+        check_kwargs(self.model, kwargs, BNFolder.plan)
         return _plan(self.model, xb, kwargs, keep=keep, also=also, scales=scales)
 
     def fold(self,
@@ -151,6 +152,7 @@ class BNFolder:
         **kwargs # Keyword inputs of the model
     )->FoldReport:
         "Fold in place, all or nothing; FoldError and an unchanged model if an output would change"
+        check_kwargs(self.model, kwargs, BNFolder.fold)
         plan_without = partial(_plan, self.model, xb, kwargs, keep=keep, also=also, scales=scales)
         with self.history.all_or_nothing():
             with no_gc():
@@ -200,7 +202,17 @@ def _plan(model, xb, kwargs, **options):
     options['also'] = check_also(options['also'])
     try: return make_plan(model, *xb, inputs=kwargs, **options)
     except (FoldError, *OUT_OF_MEMORY): raise
-    except Exception as e: raise explain(model, xb, kwargs, e) from e
+    except Exception as e:
+        number,batch = _failing(model, [Batch(xb, kwargs), *map(as_batch, options['also'])])
+        raise explain(model, batch.args, batch.kwargs, e, number) from e
+
+def _failing(model, batches):
+    "Number and inputs of the first of `batches` that the model does not run on; those of the example if it is none"
+    for number,batch in enumerate(batches if len(batches)>1 else []):
+        try: run(model, batch)
+        except OUT_OF_MEMORY: raise
+        except Exception: return number,batch
+    return 0,batches[0]
 
 def _times(unfolded, folded, xb, kwargs):
     "Times of both models, in eval mode"

@@ -8,7 +8,7 @@ Docs: https://fastai-bnfold.github.io/fastai-bnfold/learner.html.md"""
 __all__ = ['BNFoldCallback', 'documented']
 
 # %% ../nbs/21_learner.ipynb #72f2e84b
-import difflib, functools, inspect, warnings
+import functools, inspect, warnings
 from contextlib import contextmanager
 from copy import deepcopy
 from fastai.basics import *
@@ -17,7 +17,7 @@ from fastai.callback.schedule import *
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
 from fastai.text.learner import TextLearner
 from fastcore.docments import docments
-from .accept import check_also, check_dl
+from .accept import check_also, check_dl, near_miss
 from .bench import bench
 from .changes import Change, _replacing, places_of
 from .fold import BNFolder, History
@@ -33,13 +33,17 @@ def _first_items(xb, n=4):
     sizes = {len(t) if t.dim() else 0 for t in xb if isinstance(t, Tensor)}
     return tuple(t[:n] for t in xb) if len(sizes)==1 and all(isinstance(t, Tensor) for t in xb) else tuple(xb)
 
+def _loaders(learn):
+    "The Learner's DataLoaders; none where it has no `dls`"
+    return getattr(learn.dls, 'loaders', [])
+
 def _valid(learn):
     "The validation data, or nothing"
-    return learn.dls[1] if len(learn.dls.loaders)>1 else []
+    return learn.dls[1] if len(_loaders(learn))>1 else []
 
 def _own_data(learn):
     "The first DataLoader with data, validation before training; None if there is none"
-    loaders = learn.dls.loaders
+    loaders = _loaders(learn)
     return next((dl for dl in [*loaders[1:], *loaders[:1]] if len(dl)), None)
 
 def _as_plain(o):
@@ -60,12 +64,22 @@ def _batch(self, xb, dl=None):
     inputs = to_device(b[:n], next(self.model.parameters()).device)
     return _first_items(tuple(map(_as_plain, inputs)))
 
+@contextmanager
+def _tells_missing(learn, xb):
+    "If the model did not run on `xb`, which has fewer inputs than the Learner's data, say so"
+    try: yield
+    except FoldError as e:
+        n = getattr(learn.dls, 'n_inp', 0)
+        if not e.__cause__ or not 0<len(xb)<n: raise
+        way = f"pass all of them, `learn.fold_bn(*dls.one_batch()[:{n}])`, or pass nothing"
+        raise FoldError(f"the model takes {n} inputs, got {len(xb)}: {way}") from e
+
 # %% ../nbs/21_learner.ipynb #0bf2e2c2
 @contextmanager
 def _unnoticed(learn):
     "Restore random generators and modes"
     states = get_random_states()
-    dls = [(dl, dl.rng, dl.rng.getstate()) for dl in learn.dls.loaders if hasattr(dl, 'rng')]
+    dls = [(dl, dl.rng, dl.rng.getstate()) for dl in _loaders(learn) if hasattr(dl, 'rng')]
     modes = [(m, m.training) for m in learn.model.modules()]
     def back():
         "Restore them"
@@ -148,7 +162,7 @@ def fold_plan(self:Learner,
 )->FoldPlan: # One entry for each BatchNorm layer: what it folds into, or why it stays
     "What `fold_bn` would do; changes nothing"
     options = _options(keep, also)
-    with _unnoticed(self): return BNFolder(self.model).plan(*_batch(self, xb, dl), **options)
+    with _unnoticed(self), _tells_missing(self, xb): return BNFolder(self.model).plan(*_batch(self, xb, dl), **options)
 
 # %% ../nbs/21_learner.ipynb #b4651b77
 @patch
@@ -168,7 +182,8 @@ def fold_bn(self:Learner,
         raise FoldError("`validate=True` needs validation data, and this Learner has none (is it from an export?)")
     options = dict(collapse=collapse, **_options(keep, also))
     with _or_as_before(self) as (folder,flags):
-        with _unnoticed(self): report = _fold(self, folder, _batch(self, xb, dl), validate, timeit, **options)
+        with _unnoticed(self), _tells_missing(self, xb):
+            report = _fold(self, folder, _batch(self, xb, dl), validate, timeit, **options)
         _note_fold(self, folder, flags, report, trainable)
         if not undo and _state(self): self._forget_unfolded()
         return report
@@ -376,9 +391,8 @@ def _check_options(kwargs):
     names = [p.name for p in params if p.kind!=p.VAR_POSITIONAL and p.name!='self']
     for name in kwargs:
         if name in names: continue
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(f'`{o}`' for o in names)}"
-        raise TypeError(f"BNFoldCallback takes the options of `fold_bn`, and `{name}` is none: {hint}")
+        what = f"BNFoldCallback takes the options of `fold_bn`, and `{name}` is none"
+        raise TypeError(f"{what}: {near_miss(name, names)}")
     check_also(kwargs.get('also'))
     check_dl(kwargs.get('dl'))
 

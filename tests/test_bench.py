@@ -6,12 +6,14 @@ from collections import namedtuple
 import pytest, torch
 from torch import nn
 import benchmarks
+from learners import trained
 from fastai_bnfold import bench as B
 from fastai_bnfold.bench import Timings, bench, machine, paired_ratio
 from fastai_bnfold.variants import stir_bn, variants, without_bn
 from fastai_bnfold import engines as E
 from fastai_bnfold.fold import BNFolder
-from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, accuracy
+from fastai_bnfold.plan import FoldError
+from fastai.vision.all import CrossEntropyLossFlat, DataLoaders, Learner, accuracy, load_learner
 
 
 def net():
@@ -247,6 +249,25 @@ def test_nothing_left_says_what_was_asked(monkeypatch):
     monkeypatch.setitem(E.ENGINES, 'broken', no)
     with pytest.raises(ValueError, match=r'none of broken, channels-last can be timed here. broken left out: RuntimeError: the compiler said: no g\+\+. channels-last left out'):
         E.engines(nn.Linear(2, 2), torch.ones(1, 2), kinds=('broken', 'channels-last'))
+
+
+def test_engines_take_the_input_from_dl(tmp_path):
+    "A Learner from an export has no data of its own"
+    learn = trained('vision', tmp_path)
+    learn.export(tmp_path/'e.pkl')
+    loaded = load_learner(tmp_path/'e.pkl')
+    with loaded.no_bar(), loaded.no_logging(): r = E.engines(loaded, dl=learn.dls.valid, kinds=('eager', 'folded', 'ONNX Runtime int8'), n=6)
+    assert r.metric == 'accuracy' and r.figure('eager') == learn.validate()[1] and 'ONNX Runtime int8' in r.names
+    for dls in (loaded.dls, None):
+        loaded.dls = dls
+        with pytest.raises(ValueError, match=r'this Learner has no data .*: pass an input and labelled data, `engines\(learn, x, dl=dl\)`'): E.engines(loaded)
+        assert E.engines(loaded, torch.rand(1, 3, 32, 32), kinds=FAST[:2], n=2).metric == 'same answer'
+
+
+@pytest.mark.parametrize('kw, exc, says', [(dict(which='onnx'), FoldError, '^engines has no option `which`: there are `kinds`'), (dict(kind='eager'), FoldError, 'did you mean `kinds`'),
+                                           (dict(warmpu=1), FoldError, 'did you mean `warmup`'), (dict(max_drop='a'), ValueError, "^max_drop='a' is no number from 0 up: give how much"), (dict(max_drop=-1), ValueError, 'max_drop=-1 is no number')])
+def test_wrong_options_of_engines(kw, exc, says):
+    with pytest.raises(exc, match=says): E.engines(nn.Linear(2, 2), torch.ones(1, 2), **{'kinds': ('eager',), **kw})
 
 
 def test_engines_without_validation_data():

@@ -3,7 +3,7 @@ import gc, pickle, warnings, weakref
 from copy import deepcopy
 
 import matplotlib
-import pytest, torch
+import pandas as pd, pytest, torch
 from torch import nn
 
 matplotlib.use('Agg')
@@ -452,6 +452,33 @@ def test_batches_that_are_none(of, says, tmp_path):
     s = learner_state(learn)
     with pytest.raises(FoldError, match=says): learn.fold_bn(of(x.as_subclass(torch.Tensor)))
     assert not changed(s, learner_state(learn))
+
+@pytest.mark.parametrize('of, says', [(lambda learn: [learn.dls.valid.items[0]], r'got a list of \w*Path: to use text or files, call `learn.fold_bn\(dl=learn.dls.test_dl\(items\)\)`'),
+                                      (lambda learn: learn.dls.valid.items, r'got a list of \w*Path'), (lambda learn: 'a good film', r"got the str 'a good film': to use text or files, call .*test_dl\(\[item\]"),
+                                      (lambda learn: pd.DataFrame(dict(a=[1, 2])), r'got a DataFrame of shape \(2, 1\): to use a table, call .*test_dl\(df\)'), (lambda learn: True, "expected tensors, got bool 'True': pass the inputs")])
+def test_what_is_no_tensor(of, says, tmp_path):
+    learn = trained('vision', tmp_path)
+    s = learner_state(learn)
+    for verb in (learn.fold_plan, learn.fold_bn):
+        with pytest.raises(FoldError, match=says): verb(of(learn))
+    assert not changed(s, learner_state(learn))
+
+def test_an_input_is_missing(tmp_path):
+    learn = trained('tabular', tmp_path)
+    cats, conts, _ = learn.dls.valid.one_batch()
+    s = learner_state(learn)
+    for verb in (learn.fold_plan, learn.fold_bn):
+        with pytest.raises(FoldError, match=r'^the model takes 2 inputs, got 1: pass all of them, `learn.fold_bn\(\*dls.one_batch\(\)\[:2\]\)`, or pass nothing'): verb(cats)
+    assert not changed(s, learner_state(learn))
+    assert learn.fold_bn(cats, conts).bn_after == 0
+
+def test_without_dataloaders(tmp_path):
+    learn = trained('vision', tmp_path)
+    x, learn.dls = learn.dls.valid.one_batch()[0], None
+    for verb in (learn.fold_plan, learn.fold_bn):
+        with pytest.raises(FoldError, match='this Learner has no data'): verb()
+    with pytest.raises(FoldError, match='needs validation data'): learn.fold_bn(x, validate=True)
+    assert learn.fold_bn(x).bn_after == 0
 
 # ---------------------------------------------------------------- BNFoldCallback
 @pytest.mark.parametrize('kw, exc, says', [(dict(validat=True), TypeError, 'did you mean `validate`'), (dict(also=5), FoldError, 'also='), (dict(dl=['a.png']), FoldError, 'dl=')])

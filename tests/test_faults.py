@@ -335,6 +335,39 @@ def test_wrong_batch():
     with pytest.raises(FoldError, match=r'cannot run on this batch \(\(2, 5\)'): BNFolder(m).fold(torch.zeros(2, 5))
     assert not changed(s, snapshot(m))
 
+@pytest.mark.parametrize('also, says', [([torch.zeros(2, 5, 8, 8)], r'^the model cannot run on batch 1 of also= \(\(2, 5, 8, 8\) torch.float32\): RuntimeError'),
+                                        ([batch(), (batch(), torch.zeros(4))], 'batch 2 of also=: got 2 inputs, and the model takes 1: pass the inputs without the targets'),
+                                        ([dict(inp=batch())], 'batch 1 of also= .*unexpected keyword'), ((batch(), torch.zeros(4)), r'got a tuple of 2 tensors: one batch is `also=\[x\]`, without the targets')])
+def test_wrong_batch_of_also(also, says):
+    m = real_net()
+    s = snapshot(m)
+    for verb in (BNFolder(m).plan, BNFolder(m).fold):
+        with pytest.raises(FoldError, match=says): verb(batch(), also=also)
+    assert not changed(s, snapshot(m))
+
+def test_the_example_fails_first():
+    with pytest.raises(FoldError, match=r'cannot run on this batch \(\(2, 5, 8, 8\)'): BNFolder(real_net()).fold(torch.zeros(2, 5, 8, 8), also=[torch.zeros(2, 6, 8, 8)])
+
+@pytest.mark.parametrize('kw, says', [(dict(keeep='1.*'), '^fold has no option `keeep`, and the model takes no such input: did you mean `keep`'),
+                                      (dict(colapse=True), 'did you mean `collapse`'), (dict(validate=True), 'there are `check`, `undo`, `collapse`')])
+def test_misspelled_option(kw, says):
+    m = real_net()
+    s = snapshot(m)
+    with pytest.raises(FoldError, match=says): BNFolder(m).fold(batch(), **kw)
+    with pytest.raises(FoldError, match=says):
+        with BNFolder(m).folding(batch(), **kw): pass
+    with pytest.raises(FoldError, match=f'^plan has no option `{next(iter(kw))}`'): BNFolder(m).plan(batch(), **kw)
+    assert not changed(s, snapshot(m))
+
+@pytest.mark.parametrize('forward', [lambda self, x, scale=1.: self.bn(self.conv(x)), lambda self, x, **kw: self.bn(self.conv(x)), lambda self, x, *, scale: self.bn(self.conv(x))])
+def test_inputs_by_name_are_no_options(forward):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    Named.forward = forward
+    assert BNFolder(Named().eval()).fold(batch(), scale=2.).bn_after == 0
+
 # ---------------------------------------------------------------- forwards that are not the same twice
 class Own(nn.Module):
     "Adds noise of a generator that it keeps, or of the world's"
