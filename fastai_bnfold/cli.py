@@ -31,8 +31,9 @@ def _cause(e): return f'{type(e).__name__}: {e}' if str(e) else type(e).__name__
 def say(
     phase:str # Such as `folding`
 ):
-    "Print a line on the error output as a phase begins"
-    print(f'bnfold: {phase} ...', file=sys.stderr, flush=True)
+    "Print a line on the error output as a phase begins, in place of what a bar left there"
+    start = '\r\x1b[K' if sys.stderr.isatty() else ''
+    print(f'{start}bnfold: {phase} ...', file=sys.stderr, flush=True)
 
 # %% ../nbs/31_cli.ipynb #ec295918
 _about = """Fold the BatchNorm layers of an exported fastai Learner into their neighbours: the same

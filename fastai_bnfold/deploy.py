@@ -469,4 +469,4 @@ def export_onnx(self:Learner,
         return ExportReport(os.fspath(path), folded, there.inputs, there.outputs, items, off, top1, _weights(self.model),
                             os.stat(part).st_size, times, there.about, exact.rtol, small, kept, why, dl.n or items)
 
-documented(Learner.export_onnx)
+for _f in (Learner.export_onnx, ExportReport.code): documented(_f)

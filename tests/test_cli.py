@@ -152,6 +152,13 @@ def test_no_bars_where_nobody_watches(here, capsys, args):
     assert phases(err.splitlines()) and "loading" in err
     assert ("calibrated and compared on 1 item" in " ".join(out.split())) == (args[0] == "--int8")
 
+def test_a_phase_takes_the_place_of_a_bar(capsys, monkeypatch):
+    from fastai_bnfold.cli import say
+    say("folding")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say("folding")
+    assert capsys.readouterr().err == "bnfold: folding ...\n\r\x1b[Kbnfold: folding ...\n"
+
 @pytest.mark.parametrize("args", [["vision.pkl", "--item", "pics/cat/0.png", "--plan"], ["--help"], ["no.pkl", "--item", "a"]], ids=["plan", "help", "error"])
 def test_nobody_reads(here, args):
     "As `| head -1` and `2>&1 | head -1` leave it: no traceback"
