@@ -74,7 +74,8 @@ examples:
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         "A wrong option stops like any other mistake, in one line"
-        if message.startswith('unrecognized') and ': -' not in message: message += ': put what is to be predicted after --item'
+        loose = message.startswith('unrecognized') and ': -' not in message
+        if loose: message += ': put what is to be predicted after --item'
         raise Stop(f'{message}; `bnfold --help` shows how it is used')
 
 # %% ../nbs/31_cli.ipynb #a148c5a7

@@ -304,7 +304,7 @@ def _check_name(path):
         raise ExportError(f"the first argument is the file to write, got {_what(path)}; data goes in dl=")
     path = Path(path)
     if path.suffix.lower()=='.onnx' or os.path.isdir(path): return
-    more = ' (For a file that fastai loads: `learn.export`)' if path.suffix.lower() in ('.pkl', '.pth', '.pt') else ''
+    more = ' (for a file that fastai loads: `learn.export`)' if path.suffix.lower() in ('.pkl', '.pth', '.pt') else ''
     raise ExportError(f"{path.name} is no name for an ONNX file: call it {path.stem}.onnx{more}")
 
 def check_request(
@@ -368,8 +368,8 @@ def reduced(
         if kind=='half': made = _half(part, small, judge)
         else: made = quantized(part, small, feeds, judge, allowed, bar, say)
         measures = {'PyTorch':judge.own, 'float32':plain, kind:judge.seen[made.drop]}
-        r = Reduced(kind, made.how, measures, judged(judge.own, plain)[0], made.drop, allowed, float_size, made.left, made.tried,
-                    sum(len(xs[0]) for xs in feeds.batches), dl.n or 0)
+        by, n = judged(judge.own, plain)[0], sum(len(xs[0]) for xs in feeds.batches)
+        r = Reduced(kind, made.how, measures, by, made.drop, allowed, float_size, made.left, made.tried, n, dl.n or 0)
         if made.drop>allowed: raise ExportError(_too_costly(r))
         os.replace(small, part)
         return r
@@ -406,7 +406,10 @@ def _weights(model): return sum(t.numel()*t.element_size() for t in model.state_
 
 def _kept(model): return tuple(p for p,m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
-def _named(f): return {k for k,p in inspect.signature(f).parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+def _named(f):
+    "The names of what `f` takes by name"
+    params = inspect.signature(f).parameters.values()
+    return {p.name for p in params if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 def _check_options(model, kwargs):
     "TypeError for what is no option of `export_onnx`, nor of the fold, nor an input of the model"
