@@ -17,10 +17,12 @@ from fastai.callback.rnn import RNNCallback
 from fastai.layers import ToTensorBase
 from fastai.text.models.awdlstm import AWD_LSTM
 from fastai.text.models.core import PoolingLinearClassifier, SentenceEncoder, SequentialRNN
+from .accept import check_dl
 from .check import difference
 from .state import twin
 from .intake import *
 from .learner import _own_data
+from .plan import FoldError
 from .calls import tensors_in
 from .runtime import ExportError, OnnxModel, first_line, hushed
 
@@ -99,14 +101,18 @@ def raw_batches(
     dl, # DataLoader
     n:int # How many
 )->list:
-    "The first `n` batches of `dl` as they are before `after_batch`"
-    return [b for _,b in zip(range(n), dl.new(after_batch=Pipeline()))]
+    "The first `n` batches of `dl` as they are before `after_batch`; ExportError if there are none"
+    raws = [b for _,b in zip(range(n), dl.new(after_batch=Pipeline()))]
+    if not raws: raise ExportError("the DataLoader has no items: pass at least one, `dl=learn.dls.test_dl(items)`")
+    return raws
 
 def some_data(
     learn, # Learner
     dl=None # DataLoader
-): # ExportError if there is no data
+): # ExportError if there is no data, or `dl` is no DataLoader
     "`dl`, or the validation data, or the training data, in order and in this process"
+    try: check_dl(dl)
+    except FoldError as e: raise ExportError(str(e)) from None
     if dl is None: dl = _own_data(learn)
     if dl is None:
         raise ExportError("this Learner has no data (was it loaded from an export?): pass some to check the file on, "

@@ -80,7 +80,9 @@ feed = dict({name}=pixels.reshape(1, *pixels.shape[:2], -1))
 """
 
 def _picture_code(about, inputs, item):
-    "The lines for a picture"
+    "The lines for a picture; ExportError if it is not there"
+    if item is not None and not os.path.isfile(item):
+        raise ExportError(f"{item}: no such file; pass a picture that is there, or none for a program that opens picture.png")
     steps = about.get('sizing', [])
     place = _PLACE if any(o['how'] in ('pad', 'middle') for o in steps) else ''
     lines = [_STEPS[o['how']].format(w=o['size'][0], h=o['size'][1], **{k:o[k] for k in ('resample', 'pad') if k in o})
@@ -149,7 +151,7 @@ def write_program(
     inputs:list, # (name, type, shape) of each input
     outputs:list, # and output
     item=None # Picture file, row (a dict or Series), or tokens with spaces between them, to answer for
-)->str: # ExportError if a row has not all columns
+)->str: # ExportError if a picture is not there, or a row has not all columns
     "A program that uses the file with nothing but numpy, ONNX Runtime and, for pictures, Pillow"
     makes = dict(picture=_picture_code, table=_row_code, text=_text_code, tensors=_tensor_code)
     more = 'from PIL import Image\n' if about['kind']=='picture' else ''

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, torch
 from fastai.learner import Learner, load_learner
 from fastai_bnfold import learner
-from fastai_bnfold.cli import DONE, REFUSED, STOPPED, UNWRITTEN, USAGE, bnfold
+from fastai_bnfold.cli import DONE, REFUSED, STOPPED, UNREAD, UNWRITTEN, USAGE, bnfold
 from learners import bn_layers, kinds, table, texts, trained
 
 given = dict(vision=['pics/cat/0.png', 'pics/dog/1.png'], unet=['pics/cat/0.png'], text=list(texts().text[:3]),
@@ -117,9 +117,11 @@ def test_json_of_a_folded_export(here, capsys):
     assert call("vision_folded.pkl", "--json") == DONE
     assert json.loads(capsys.readouterr().out)["wrote"] is None
 
-def test_standard_output_is_the_report_alone(here, capsys, monkeypatch):
-    "Bars, lines of fastai and whatever a library prints go to the error output; the export logs as before"
+@pytest.mark.parametrize("watched", [True, False])
+def test_standard_output_is_the_report_alone(here, capsys, monkeypatch, watched):
+    "Bars, lines of fastai and whatever a library prints go to the error output, bars only to a terminal; the export logs as before"
     from fastai.callback.progress import ProgressCallback
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
     monkeypatch.setattr(learner, "bench", partial(learner.bench, n=6))
     learn = loaded("vision.pkl")
     learn.add_cb(ProgressCallback())
@@ -135,8 +137,39 @@ def test_standard_output_is_the_report_alone(here, capsys, monkeypatch):
     assert call("loud.pkl", "--timeit") == DONE
     out, err = capsys.readouterr()
     assert out.startswith("11 of 11 BatchNorm layers fold") and "talks" not in out and "one item, ms" in out
-    assert "a library talks" in err and "fastai talks" not in err and "%" in err
-    assert loaded("loud_folded.pkl").logger is print
+    assert "a library talks" in err and "fastai talks" not in err and ("%" in err) == watched
+    learn = loaded("loud_folded.pkl")
+    assert learn.logger is print and hasattr(learn, "progress")
+
+@pytest.mark.parametrize("args", [["--onnx"], ["--int8", "--max-drop", 1], ["--half"]], ids=lambda o: o[0])
+def test_no_bars_where_nobody_watches(here, capsys, args):
+    from fastai.callback.progress import ProgressCallback
+    learn = loaded("vision.pkl")
+    learn.add_cb(ProgressCallback())
+    learn.export(here/"loud.pkl")
+    assert call("loud.pkl", *args) == DONE
+    out, err = capsys.readouterr()
+    assert phases(err.splitlines()) and "loading" in err
+    assert ("calibrated and compared on 1 item" in " ".join(out.split())) == (args[0] == "--int8")
+
+def test_a_phase_takes_the_place_of_a_bar(capsys, monkeypatch):
+    from fastai_bnfold.cli import say
+    say("folding")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say("folding")
+    assert capsys.readouterr().err == "bnfold: folding ...\n\r\x1b[Kbnfold: folding ...\n"
+
+@pytest.mark.parametrize("args", [["vision.pkl", "--item", "pics/cat/0.png", "--plan"], ["--help"], ["no.pkl", "--item", "a"]], ids=["plan", "help", "error"])
+def test_nobody_reads(here, args):
+    "As `| head -1` and `2>&1 | head -1` leave it: no traceback"
+    read, written = os.pipe()
+    os.close(read)
+    err = written if args[0] == "no.pkl" else subprocess.PIPE
+    code = "import sys; from fastai_bnfold.cli import bnfold; sys.exit(bnfold())"
+    res = subprocess.run([sys.executable, "-c", code, *args], stdout=written, stderr=err)
+    os.close(written)
+    assert phases((res.stderr or b"").decode().splitlines())
+    assert res.returncode == UNREAD or args == ["--help"]  # argparse lets it pass where nothing is buffered
 
 def test_out_force_and_times(here, capsys, monkeypatch):
     monkeypatch.setattr(learner, "bench", partial(learner.bench, n=6))
@@ -190,13 +223,21 @@ def test_onnx_is_not_installed(here, capsys, monkeypatch):
 def test_engines(here, capsys, monkeypatch):
     from fastai_bnfold import engines as bench
     monkeypatch.setattr(bench, "ENGINES", {k: v for k, v in bench.ENGINES.items() if k != "torch.compile"})
-    monkeypatch.setitem(bench.engines.__kwdefaults__, "kinds", tuple(bench.ENGINES))
     before = contents()
     assert call("vision.pkl", "--engines") == DONE
     out, err = capsys.readouterr()
     assert contents() == before and phases(err.splitlines())
-    for o in ("as given", "eager", "channels-last", "ONNX Runtime", "fastest: "): assert o in out
+    assert [o.split()[0] for o in out.splitlines()[1:4]] == ["unfolded", "folded", "channels-last"] and "eager" not in out
+    for o in ("ONNX Runtime", "fastest: "): assert o in out
     assert "making ONNX Runtime" in err
+
+def test_engines_of_a_folded_model(here, capsys, monkeypatch):
+    from fastai_bnfold import engines as bench
+    monkeypatch.setattr(bench, "ENGINES", {k: v for k, v in bench.ENGINES.items() if k == "channels-last"})
+    assert call("vision.pkl") == DONE
+    capsys.readouterr()
+    assert call("vision_folded.pkl", "--engines") == DONE
+    assert [o.split()[0] for o in capsys.readouterr().out.splitlines()[1:3]] == ["folded", "channels-last"]
 
 @pytest.mark.parametrize("verb, args", [("fold_bn", []), ("fold_plan", ["--plan"]), ("export_onnx", ["--onnx"])])
 def test_keep_is_passed_on(here, capsys, monkeypatch, verb, args):
@@ -210,7 +251,7 @@ def test_keep_is_passed_on(here, capsys, monkeypatch, verb, args):
 
 @pytest.mark.parametrize("args", [[], ["--plan"], ["--onnx"], ["--engines"]], ids=lambda o: " ".join(o) or "fold")
 def test_keep_that_names_nothing(here, capsys, args):
-    fails(capsys, contents(), USAGE, call("vision.pkl", *args, "--keep", "0.*", "--keep", "haed"), "--keep='haed' names no module")
+    fails(capsys, contents(), USAGE, call("vision.pkl", *args, "--keep", "0.*", "--keep", "haed"), "--keep='haed' names no module", ": pass a path or a pattern such as '1.*'")
 
 @pytest.mark.parametrize("args, want", [([], {}), (["--onnx"], {}), (["--int8"], dict(int8=True)), (["--half", "--onnx"], dict(half=True)),
                                         (["--int8", "--max-drop", ".02"], dict(int8=True, max_drop=.02))], ids=lambda o: " ".join(o) if isinstance(o, list) else "")
@@ -285,7 +326,12 @@ def test_help_is_quick():
     (["vision.pkl", "--item", "a", "--out", "pics"], ["pics is a folder"]),
     (["rows.csv", "--item", "a"], ["rows.csv does not load", "learn.export()"]),
     (["vision.pkl", "--item", "a.png"], ["item 'a.png': no such file"]),
-    (["vision.pkl", "--item", "pics"], ["item 'pics': no such file"]),
+    (["vision.pkl", "--item", "pics"], ["item 'pics' is a folder: pass files, as in `--item pics/*.png`"]),
+    (["vision.pkl", "--item", "pics/cat/"], ["item 'pics/cat/' is a folder: pass files, as in `--item pics/cat/*.png`"]),
+    (["vision.pkl", "pics/cat/0.png"], ["unrecognized arguments: pics/cat/0.png: put what is to be predicted after --item;"]),
+    (["vision.pkl", "--item", "a", "--onnx", "--out", "h.pkl"], ["h.pkl is no name for an ONNX file: call it h.onnx"]),
+    (["vision.pkl", "--item", "a", "--int8", "--out", "h"], ["h is no name for an ONNX file: call it h.onnx"]),
+    (["vision.pkl", "--item", "a", "--out", "h.onnx"], ["h.onnx is the name of an ONNX file: add --onnx"]),
     (["vision.pkl", "--item", "pics/cat/0.png", "--item", "rows.csv"], ["item 'rows.csv' cannot be read", "learn.predict"]),
     (["tabular.pkl", "--item", "pics/cat/0.png"], ["cannot be read as CSV"]),
     (["tabular.pkl", "--item", "cook"], ["'cook' is neither", "column:value"]),

@@ -4,7 +4,7 @@ from copy import deepcopy
 import numpy as np, pytest, torch
 from pathlib import Path
 from torch import nn
-from fastai.vision.all import (accuracy, AdaptiveAvgPool, BCEWithLogitsLossFlat, CategoryBlock, ConvLayer, CropPad, CrossEntropyLossFlat, DataBlock, DataLoaders, error_rate, Flatten, ImageBlock, Learner, MSELossFlat, MultiCategoryBlock, Normalize, PILImage,
+from fastai.vision.all import (accuracy, AdaptiveAvgPool, BCEWithLogitsLossFlat, CategoryBlock, ConvLayer, CropPad, CrossEntropyLossFlat, DataBlock, DataLoader, DataLoaders, error_rate, Flatten, ImageBlock, Learner, MSELossFlat, MultiCategoryBlock, Normalize, PILImage,
     PILImageBW, Transform, RandomResizedCrop, RandomSplitter, RegressionBlock, ResBlock, Resize, aug_transforms, imagenet_stats, mkdir, parent_label)
 from fastai.tabular.all import Categorify, FillMissing, Normalize, TabularDataLoaders, tabular_learner
 from fastai.learner import load_learner
@@ -224,7 +224,7 @@ def test_whole_or_nothing(made, tmp_path, monkeypatch, error):
     with pytest.raises(type(error)): export(made['vision'], tmp_path)
     assert os.listdir(tmp_path) == ['m.onnx'] and (tmp_path/'m.onnx').read_text() == 'old'
 
-@pytest.mark.parametrize('name, says', [('no/m.onnx', 'there is no folder'), ('.', 'is a folder'), ('m'*300, 'File name too long')])
+@pytest.mark.parametrize('name, says', [('no/m.onnx', 'there is no folder'), ('.', 'is a folder'), ('m'*300 + '.onnx', 'File name too long')])
 def test_bad_paths(made, tmp_path, name, says):
     with pytest.raises(ExportError, match=says): made['tabular'].export_onnx(tmp_path/name)
     assert os.listdir(tmp_path) == []
@@ -342,12 +342,42 @@ def test_language_models(tmp_path):
 def test_no_message_ends_in_a_colon(text):
     assert not deploy.cause(ValueError(text), nn.Identity()).rstrip().endswith(':')
 
-@pytest.mark.parametrize('args, says', [(dict(path='x.pt'), 'x.pt is no name for an ONNX file: call it x.onnx'), (dict(path='x.pkl'), 'learn.export'), (dict(int8=True, half=True), 'are two files'),
+@pytest.mark.parametrize('args, says', [(dict(path='x.pt'), 'x.pt is no name for an ONNX file: call it x.onnx'), (dict(path='x.pkl'), 'learn.export'), (dict(path='x'), 'x is no name for an ONNX file: call it x.onnx$'), (dict(path='x.onx'), 'call it x.onnx$'),
+    (dict(path=torch.zeros(2, 3)), r'the first argument is the file to write, got a tensor of shape \(2, 3\); data goes in dl='), (dict(batches=0), 'batches=0 compares nothing: give a whole number from 1 up'),
+    (dict(dl=DataLoader([])), 'the DataLoader has no items: pass at least one'), (dict(dl=['a', 'b']), r'dl= takes a DataLoader, got a list of 2: pass `dl=learn.dls.test_dl\(items\)`'), (dict(int8=True, half=True), 'are two files'),
     (dict(int8=True, max_drop=-.1), 'max_drop=-0.1 is no number from 0 up'), (dict(int8=True, max_drop='1%'), "max_drop='1%'"), (dict(int8=True, calib=0), 'calib=0 calibrates on nothing'), (dict(int8=True, calib=[]), 'has no items'), (dict(int8=True, calib=.5), 'calib=0.5: give a number')])
 def test_bad_requests(made, tmp_path, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ExportError, match=says): made['vision'].export_onnx(**args)
     assert os.listdir(tmp_path) == []
+
+@pytest.mark.parametrize('args, says', [(dict(halff=True), "no option 'halff', and the model takes no such input: did you mean 'half'"), (dict(int=8), "did you mean 'int8'"), (dict(xyzzy=1), 'there are also, atol,')])
+def test_options_that_there_are_not(made, tmp_path, args, says):
+    with pytest.raises(TypeError, match=says): export(made['vision'], tmp_path, **args)
+    assert os.listdir(tmp_path) == []
+
+def test_options_of_the_fold_and_the_model(made):
+    "Those are passed on"
+    class Masked(nn.Module):
+        def forward(self, x, mask=None): return x
+    class Any(nn.Module):
+        def forward(self, x, **kwargs): return x
+    deploy._check_options(made['vision'].model, dict(keep='0', collapse=True, check=False, scales=True, also=[]))
+    deploy._check_options(Masked(), dict(mask=None)); deploy._check_options(Any(), dict(mask=None))
+    with pytest.raises(TypeError, match='mask'): deploy._check_options(made['vision'].model, dict(mask=None))
+
+def test_help_has_the_parameters():
+    for o in ('Parameters', 'batches : int\n    How many batches', 'dl : ', 'calib : ', 'Returns'): assert o in Learner.export_onnx.__doc__
+
+def test_a_picture_that_is_not_there(made, tmp_path):
+    with pytest.raises(ExportError, match='nope.png: no such file; pass a picture'): export(made['vision'], tmp_path).code('nope.png')
+
+def test_how_many_items_is_said(made, tmp_path):
+    learn, n = made['vision'], len(made['vision'].dls.valid_ds)
+    r = export(learn, tmp_path, dl=learn.dls.valid.new(bs=3), batches=1)
+    assert n > 3 and (r.items, r.total) == (3, n) and f'on the first 3 of {n} items,' in repr(r)
+    assert f'on {n} items,' in repr(export(learn, tmp_path)) and 'note' not in dict(r.rows())
+    assert 'on 1 item,' in repr(export(learn, tmp_path, dl=learn.dls.test_dl(learn.dls.valid.items[:1])))
 
 def test_tolerances_are_the_users(made, tmp_path):
     with pytest.raises(ExportError, match='allowed 1e-12'): export(made['vision'], tmp_path, rtol=1e-12)
@@ -442,6 +472,17 @@ def test_calibrated_on_training_data(pictures, tmp_path, monkeypatch):
     train, valid = (of(pictures.dls[i]) for i in (0, 1))
     assert len(given) == 4
     assert all(any(torch.equal(x, t) for t in train) and not any(torch.equal(x, v) for v in valid) for x in given)
+
+@pytest.mark.parametrize('given, says', [(dict(int8=True, calib=1), 'calibrated and compared on 1 item, which says little about others. Give 64 or more'), (dict(int8=True, calib=2), 'calibrated on 2 items, compared on 1 item, which'),
+    (dict(half=True), 'compared on 1 item, which')], ids=['one', 'two', 'half'])
+def test_few_items_are_noted(pictures, tmp_path, given, says):
+    r = export(pictures, tmp_path, max_drop=1., dl=pictures.dls.test_dl(pictures.dls.valid.items[:1]), **given)
+    assert dict(r.rows())['note'].startswith(says)
+
+def test_enough_items_are_not_noted(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy, 'FEW', 2)
+    r = export(pictures, tmp_path, max_drop=1., int8=True, calib=4)
+    assert (r.reduced.calibrated, r.reduced.measured) == (4, len(pictures.dls.valid_ds)) and 'note' not in dict(r.rows())
 
 def test_without_training_data(pictures, tmp_path):
     "A loaded export: it says so, and takes items or a DataLoader; without labels, answers are compared"
