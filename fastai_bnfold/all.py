@@ -6,9 +6,9 @@ from .report import FoldReport
 from .collapse import Collapsed
 from .fold import BNFolder
 from .bench import bench, Timings
-from .engines import engines
+from .engines import EngineTimings, engines
 from .learner import BNFoldCallback
 from .deploy import ExportError, ExportReport
 
 __all__ = ['FoldError', 'FoldEntry', 'FoldPlan', 'register_bn', 'register_op', 'FoldReport', 'BNFolder', 'Collapsed',
-           'bench', 'engines', 'Timings', 'BNFoldCallback', 'ExportError', 'ExportReport']
+           'bench', 'engines', 'EngineTimings', 'Timings', 'BNFoldCallback', 'ExportError', 'ExportReport']

@@ -18,7 +18,7 @@ from .accept import check_kwargs
 from .bench import Timings, _INK, _HUES, _about, bench, evaluating, human, plain
 from .deploy import spread
 from .fold import BNFolder
-from .learner import _batch, _loaders, _own_data, _valid
+from .learner import _batch, _flag, _loaders, _own_data, _valid, documented
 from .state import twin
 from .measure import Measure, drop, judged, measured
 from .calls import map_tensors, tensors_in
@@ -43,9 +43,10 @@ class _Making:
     def __init__(self, model, xb, feeds, folder):
         self.model, self.xb, self.feeds, self.folder, self.folded = model, xb, feeds, Path(folder), None
     def copy(self):
-        "A folded copy; of what cannot be folded, a copy"
+        "A folded copy; of what is folded already, or cannot be folded, a copy"
         if self.folded is None:
             self.folded = twin(self.model).eval()
+            if _flag(self.model) is not None: return self.folded
             try: BNFolder(self.folded).fold(*self.xb, undo=False)
             except FoldError: self.folded = twin(self.model).eval()
         return self.folded
@@ -172,6 +173,8 @@ def _measure(learn, dl, engine, xb):
         return measured(learn, lambda *o: run(*plain(o)), dl)
 
 # %% ../nbs/30_engines.ipynb #fa78949d
+def _size(n): return f'{n/1e6:.2f} MB' if n>=1e6 else f'{n/1e3:.1f} kB'
+
 @dataclass(repr=False)
 class EngineTimings(Timings):
     "Times of engines, with their sizes and what the validation data says of them"
@@ -211,7 +214,7 @@ class EngineTimings(Timings):
             ratio = ['', ''] if o==self.names[0] else ['{:.3f} [{:.3f}, {:.3f}]'.format(*self.ratio(o)), self.verdict(o)]
             same = first.agreement(self.measures[o]) if first and o in self.measures else None
             value = self.figure(o)
-            rows.append([o, human(self.median(o)), *ratio, f'{self.sizes[o]/1e6:.2f} MB' if o in self.sizes else '',
+            rows.append([o, human(self.median(o)), *ratio, _size(self.sizes[o]) if o in self.sizes else '',
                          *(['' if value is None else f'{value:.4f}'] if metric else []), '' if same is None else f'{same:.2%}'])
         return rows
     def __repr__(self):
@@ -276,14 +279,14 @@ def _check_kinds(kinds):
     return kinds
 
 def engines(
-    model, # A Learner, or a module; left as it is
-    *xb, # One batch, as positional inputs, where the model is; by default one item of the Learner's data
+    model:nn.Module, # A Learner, or a module; left as it is
+    *xb:torch.Tensor, # One batch, as positional inputs, where the model is; by default one item of the Learner's data
     kinds:tuple=tuple(ENGINES), # Which to try
     also:dict=None, # Name and model of others to time; they come first
     max_drop:float=.01, # How much worse the first metric may be, for the fastest to be named
     calib:int=64, # How many items of the training data 8 bits are calibrated on
-    dl=None, # Labelled data to measure on; by default the Learner's validation data
-    say=noop, # Told each step, such as `print`
+    dl:object=None, # Labelled data to measure on, a DataLoader; by default the Learner's validation data
+    say:object=noop, # Told each step, such as `print`
     **kw, # For `bench`
 )->EngineTimings: # Its notes name the fastest, and what was left out and why; `ValueError` if nothing is left
     "Time and measure `model` as it is, folded, in channels-last order, in bfloat16, compiled, in ONNX Runtime, in 8 bits"
@@ -314,6 +317,8 @@ def engines(
     r = EngineTimings(t.times, t.machine, t.copy, [], {k: o.size for k,o in every.items()}, measures, max_drop)
     r.notes = [_named(r), *notes]
     return r
+
+documented(engines)
 
 def _named(r):
     "The line that names the fastest"

@@ -365,3 +365,16 @@ def test_timing_by_keyword_is_in_eval_mode():
     report = BNFolder(m).fold(input=torch.randn(4, 3, 8, 8), timeit=True)
     assert report.times is not None and m.training
     assert all(torch.equal(was[k], v) for k, v in m[3].state_dict().items())
+
+def test_engines_keep_what_a_fold_kept():
+    "A model that is folded already is not folded on: what `keep=` named is in every engine"
+    from fastai_bnfold.engines import _Making
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
+    x = torch.randn(2, 3, 12, 12)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in _Making(model, (x,), [], '.').copy().modules())
+    BNFolder(model).fold(x, keep='4')
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in _Making(model, (x,), [], '.').copy().modules()) == 1
+
+def test_help_of_engines_has_its_parameters():
+    from fastai_bnfold.all import engines
+    assert all(o in engines.__doc__ for o in ('kinds :', 'max_drop :', 'Returns'))
