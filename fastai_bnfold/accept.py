@@ -97,7 +97,8 @@ def _check_items(tensors):
 def _what(o)->str:
     "What `o` is, with its value or shape"
     if isinstance(o, torch.Tensor): return f"a tensor of shape {tuple(o.shape)}"
-    if isinstance(o, (int,float,str,os.PathLike)): return f"{type(o).__name__} {str(o)[:40]!r}"
+    if isinstance(o, (int,float,str)): return f"{type(o).__name__} {o!r:.40}"
+    if isinstance(o, os.PathLike): return f"{type(o).__name__} {str(o)[:40]!r}"
     return f"a {type(o).__name__}"
 
 def check_batch(

@@ -391,7 +391,7 @@ def bench(
     min_time:float=0., # Seconds that one measurement takes at least: short calls are repeated
     max_time:float=None, # Seconds after which no new round starts, once there are six
     device:str=None, # Where models are; None: where the first one is. Inputs on the CPU are copied there
-    seed:int=0, # Of the order in each round
+    seed:int=0, # Seed for the order in each round
 )->Timings: # Raises `ValueError` or `TypeError` for what cannot be timed
     "Time `models` on `xb` in turns, round by round, at inference and after warm-up"
     models, xb = _with_learners(models, xb)

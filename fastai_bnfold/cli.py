@@ -56,7 +56,7 @@ exit codes:
   3    the fold or the ONNX file was refused, since the answers would change or cannot be checked
   4    the file could not be written
   130  interrupted
-  141  whoever read the output went away
+  141  the reader of the output went away
 MODEL.pkl is never changed, and the new file is written as a whole or not at all.
 The report goes to the standard output; phases and errors go to the error output, and progress
 bars if that is a terminal.
@@ -95,7 +95,7 @@ def parser()->argparse.ArgumentParser:
     p = _Parser('bnfold', description=_about, epilog=_more, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('model', type=Path, nargs='?', metavar='MODEL.pkl', help='a file made by `learn.export()`')
     p.add_argument('--item', action='extend', nargs='+', default=[], metavar='ITEM',
-                   help='things to predict, to run the model on; may be given several times')
+                   help='inputs to run the model on; may be given several times')
     p.add_argument('--keep', action='append', default=[], metavar='PATTERN',
                    help='layers to leave alone, by path or pattern; may be given several times')
     p.add_argument('--out', type=Path, metavar='FILE', help='write to FILE instead')
@@ -121,7 +121,7 @@ def _check_clashes(a):
 def _check_suffix(a):
     "Stop if the name is of another kind of file than is written"
     if not a.out or (a.out.suffix.lower()=='.onnx')==a.onnx: return
-    if a.onnx: raise Stop(f'{a.out.name} is no name for an ONNX file: call it {a.out.stem}.onnx')
+    if a.onnx: raise Stop(f'{a.out.name} does not end in .onnx: call it {a.out.stem}.onnx')
     raise Stop(f'{a.out.name} is the name of an ONNX file: add --onnx, or choose another --out')
 
 def _take_model(a):

@@ -305,7 +305,7 @@ def _check_name(path):
     path = Path(path)
     if path.suffix.lower()=='.onnx' or os.path.isdir(path): return
     more = ' (for a file that fastai loads: `learn.export`)' if path.suffix.lower() in ('.pkl', '.pth', '.pt') else ''
-    raise ExportError(f"{path.name} is no name for an ONNX file: call it {path.stem}.onnx{more}")
+    raise ExportError(f"{path.name} does not end in .onnx: call it {path.stem}.onnx{more}")
 
 def check_request(
     path, # File to write
@@ -430,16 +430,16 @@ def export_onnx(self:Learner,
     batches:int=4, # How many batches of it to compare; smaller files are measured on all
     timeit:bool=True, # Time one item?
     opset:int|None=None, # Version of ONNX's operators; None: the exporter's choice
-    say:callable=noop, # Told each phase, such as `print`
+    say:callable=noop, # Called with the name of each phase, such as `print`
     int8:bool=False, # In 8 bits, calibrated on training data and measured on all of `dl`?
     half:bool=False, # In float16, for devices that compute in it?
     max_drop:float=.01, # How much worse the first metric may be in 8 bits or float16; without metrics, the loss, relatively
     calib:int|DataLoader|list=64, # How many items of the training data to calibrate 8 bits on; or a DataLoader, or a list of items
-    atol:float=0., # Largest difference in float32 that is no matter
+    atol:float=0., # Absolute tolerance in float32
     rtol:float|None=None, # Largest relative difference; None: 1e-3, and 2e-2 for float16
     **kwargs # Passed to `BNFolder.fold`, such as `collapse=True`; then FoldError if it cannot be done
 )->ExportReport: # Shows itself as a table
-    "Write a file that answers what `predict` does, the Learner unchanged; ExportError, and no file, if it differs"
+    "Write an ONNX file that gives the same predictions as `predict`, the Learner unchanged; ExportError, and no file, if it differs"
     check_installed()
     check_request(path, batches, int8, half, max_drop)
     _check_options(self.model, kwargs)

@@ -127,7 +127,7 @@ def check_same(
     "Does an engine answer as the model does?"
     for w,g in zip(tensors_in(want), tensors_in(got), strict=True):
         off = (w.double().cpu()-g.double().cpu()).abs().max() / w.double().abs().max().cpu().clamp_min(1e-12)
-        if not off <= 1e-2: raise ValueError(f'it answers otherwise (relative {off:.2g})')
+        if not off <= 1e-2: raise ValueError(f'its outputs differ (relative {off:.2g})')
 
 def make_engines(
     model:nn.Module, # Left as it is
@@ -286,7 +286,7 @@ def engines(
     max_drop:float=.01, # How much worse the first metric may be, for the fastest to be named
     calib:int=64, # How many items of the training data 8 bits are calibrated on
     dl:object=None, # Labelled data to measure on, a DataLoader; by default the Learner's validation data
-    say:object=noop, # Told each step, such as `print`
+    say:object=noop, # Called with the name of each step, such as `print`
     **kw, # For `bench`
 )->EngineTimings: # Its notes name the fastest, and what was left out and why; `ValueError` if nothing is left
     "Time and measure `model` as it is, folded, in channels-last order, in bfloat16, compiled, in ONNX Runtime, in 8 bits"

@@ -131,9 +131,9 @@ class BNFolder:
 
     def plan(self,
         *xb, # One example batch, as the positional inputs of the model
-        keep=(), # Modules that stay: paths, patterns such as `'head.*'`, classes or modules
+        keep=(), # Modules that stay, and absorb nothing: paths, patterns such as `'1.*'`, classes or modules
         also=(), # Further example batches: each a tuple of positional inputs, or a dict of keyword inputs
-        scales:bool=False, # Fold scales and shifts that are parameters alone too (LayerScale)?
+        scales:bool=False, # Also fold scales and shifts that are parameters alone (LayerScale)?
         **kwargs # Keyword inputs of the model
     )->FoldPlan: # One entry for each BatchNorm layer
         "What `fold` would do; changes nothing"
@@ -144,11 +144,11 @@ class BNFolder:
         *xb, # One example batch, as the positional inputs of the model
         check:bool=True, # Compare the outputs before and after?
         undo:bool=True, # Keep what `unfold` needs (the unfolded weights of the folded layers)?
-        collapse:bool=False, # Make one convolution of parallel ones that are added up, too (RepVGG, arXiv 2101.03697)?
+        collapse:bool=False, # Merge parallel convolutions into one, too (RepVGG, arXiv 2101.03697)?
         timeit:bool=False, # Time the model before and after? Needs memory for a second copy of it
-        keep=(), # Modules that stay: paths, patterns such as `'head.*'`, classes or modules
+        keep=(), # Modules that stay, and absorb nothing: paths, patterns such as `'1.*'`, classes or modules
         also=(), # Further example batches: each a tuple of positional inputs, or a dict of keyword inputs
-        scales:bool=False, # Fold scales and shifts that are parameters alone too (LayerScale)?
+        scales:bool=False, # Also fold scales and shifts that are parameters alone (LayerScale)?
         **kwargs # Keyword inputs of the model
     )->FoldReport:
         "Fold in place, all or nothing; FoldError and an unchanged model if an output would change"

@@ -156,7 +156,7 @@ def _options(keep, also):
 @patch
 def fold_plan(self:Learner,
     *xb:Tensor, # Inputs of the model to run it on; by default a few items of the validation data
-    keep:str|type|nn.Module|list|None=None, # What stays: module paths, patterns such as `'head.*'`, classes or modules
+    keep:str|type|nn.Module|list|None=None, # What stays, and absorbs nothing: module paths, patterns such as `'1.*'`, classes or modules
     also:list|None=None, # Further batches to decide on, each a tuple of inputs: other sizes, other optional inputs
     dl:DataLoader|None=None # Where to take the inputs from instead, such as `learn.dls.test_dl(items)`
 )->FoldPlan: # One entry for each BatchNorm layer: what it folds into, or why it stays
@@ -168,16 +168,16 @@ def fold_plan(self:Learner,
 @patch
 def fold_bn(self:Learner,
     *xb:Tensor, # Inputs of the model to run it on; by default a few items of the validation data
-    validate:bool=False, # Loss and metrics before and after?
+    validate:bool=False, # Measure loss and metrics before and after?
     timeit:bool=False, # Time one item before and after? Needs a second copy of the model meanwhile
     undo:bool=True, # Keep what `unfold_bn` needs (the unfolded weights of the folded layers)?
     trainable:bool=False, # Allow training the folded model (for quantization, say)? Otherwise `fit` raises FoldError
-    collapse:bool=False, # Make one convolution of parallel ones that are added up (RepVGG, arXiv 2101.03697)?
-    keep:str|type|nn.Module|list|None=None, # What stays: module paths, patterns such as `'head.*'`, classes or modules
+    collapse:bool=False, # Merge parallel convolutions into one (RepVGG, arXiv 2101.03697)?
+    keep:str|type|nn.Module|list|None=None, # What stays, and absorbs nothing: module paths, patterns such as `'1.*'`, classes or modules
     also:list|None=None, # Further batches to decide on, each a tuple of inputs: other sizes, other optional inputs
     dl:DataLoader|None=None # Where to take the inputs from instead, such as `learn.dls.test_dl(items)`
 )->FoldReport: # Shows itself as a table; `plot()` draws it
-    "Fold the BatchNorm layers into their neighbours, in place; FoldError and nothing changed if an output would change"
+    "Fold the BatchNorm layers into their neighbours, in place; raises FoldError and changes nothing if an output would change"
     if validate and not len(_valid(self)):
         raise FoldError("`validate=True` needs validation data, and this Learner has none (is it from an export?)")
     options = dict(collapse=collapse, **_options(keep, also))
@@ -244,7 +244,7 @@ _elsewhere = ("there is nothing to unfold here: this Learner did not fold the mo
 
 @patch
 def unfold_bn(self:Learner,
-    force:bool=False # Even if weights were changed since the fold, by training or loading?
+    force:bool=False # Unfold even if weights were changed since the fold, by training or loading?
 )->Learner: # This Learner
     "Restore every bit of the unfolded model, and its optimizer"
     st = _state(self)
@@ -400,7 +400,7 @@ class BNFoldCallback(Callback):
     "Fold when a fit ends, unless it was cancelled or failed; then the report is in `learn.bn_fold.report`"
     order,run_valid = 100,False # after `SaveModelCallback`, which loads the best weights when the fit ends
     def __init__(self,
-        **kwargs # Options of `fold_bn`, such as `validate=True` or `keep='head.*'`
+        **kwargs # Options of `fold_bn`, such as `validate=True` or `keep='1.*'`
     ):
         _check_options(kwargs)
         self.kwargs,self.report,self.trained,self.hold = kwargs,None,False,False

@@ -249,11 +249,11 @@ def kept_paths(
         tops = _named(mods, o)
         if not tops:
             top = ', '.join(f"'{name}'" for name,_ in model.named_children())
-            what = "is no module of the model" if isinstance(o, nn.Module) else "names no module of the model"
+            what = "is no module of the model" if isinstance(o, nn.Module) else "matches no module of the model"
             ways = "pass a module, a class, a path, or a pattern such as '1.*'"
             raise FoldError(f"keep={type(o).__name__ if isinstance(o, nn.Module) else repr(o)} {what}: {ways}. "
                 f"At its top the model has {top or 'no modules'}")
-        name = o if isinstance(o, str) else getattr(o, '__name__', type(o).__name__)
+        name = tops[0] if isinstance(o, nn.Module) else getattr(o, '__name__', o)
         found.update((path,name) for top in tops for path,_ in mods[top].named_modules(prefix=top))
     return found
 
@@ -305,9 +305,9 @@ def assumptions(model:nn.Module, batches:list, graphs:list)->list:
 def make_plan(
     model:nn.Module, # Its layers are decided on; nothing is changed
     *args, # One batch, as the positional inputs of the model
-    keep=(), # Modules that are to stay: paths, patterns, classes or modules
+    keep=(), # Modules that are to stay, and absorb nothing: paths, patterns, classes or modules
     also=(), # Further example batches: each a tuple of positional inputs, or a dict of keyword inputs
-    scales:bool=False, # Fold scales and shifts that come from parameters alone too (LayerScale)?
+    scales:bool=False, # Also fold scales and shifts that are parameters alone (LayerScale)?
     odd:dict|None=None, # Path -> `Stop`, of further layers that are to stay
     inputs:dict|None=None # Keyword inputs of the model
 )->FoldPlan:

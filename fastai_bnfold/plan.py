@@ -84,8 +84,8 @@ class FoldPlan:
 
 # %% ../nbs/11_plan.ipynb #d2137a77
 KINDS = { # of reasons why a layer stays
-    'between':          "an operation stands between it and its neighbours that the map cannot pass",
-    'also read':        "what its neighbour makes is read by others too",
+    'between':          "an operation lies between it and the layers that could absorb it",
+    'also read':        "its neighbour's output is used elsewhere too",
     'output':           "an output of the model would change",
     'input':            "an input of the model comes before it",
     'hook':             "a hook looks at it, or at its neighbour",
@@ -93,7 +93,7 @@ KINDS = { # of reasons why a layer stays
     'decides':          "code that may go another way with another batch sees what would change",
     'looks':            "for another batch, or another size of it, it would fold otherwise",
     'padding':          "zeros are put in between, which the shift would not reach",
-    'condition':        "an operation between asks something of the map that does not hold "
+    'condition':        "an operation in between needs something of the map that does not hold "
                         "(max pooling: no negative scale)",
     'channels':         "its channels are not the channels of its neighbour",
     'called':           "it, or its neighbour, is called more than once with different needs",
@@ -114,7 +114,7 @@ KINDS = { # of reasons why a layer stays
     'used':             "it is used in another way than to be called",
     'keep':             "it was asked to stay",
     'stays':            "its neighbour was asked to stay",
-    'undoes':           "what its neighbour makes is read by others too, and not all of them can undo the map",
+    'undoes':           "its neighbour's output is used elsewhere too, and not everywhere can the map be undone",
     'computes':         "what it makes is computed with, as a weight would be",
     'tap':              "its neighbour stands for a parallel branch too",
     'sum':              "its input is no sum of convolutions",

@@ -55,7 +55,7 @@ def left_out(
 def _fold(model, *xb):
     "A folded copy of `model`, by this library"
     try: from fastai_bnfold.fold import BNFolder
-    except ImportError as e: raise RuntimeError(f"{e}; pip install fastai-bnfold brings what folding needs") from e
+    except ImportError as e: raise RuntimeError(f"{e}; install it to time this one") from e
     model = copy.deepcopy(model)
     BNFolder(model).fold(*xb)
     return model

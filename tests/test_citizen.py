@@ -435,7 +435,7 @@ def test_options_reach_the_folder(tmp_path, monkeypatch):
     learn.fit(1, cbs=BNFoldCallback(keep=[nn.BatchNorm1d], also=[(x,)]))
     assert got[0][0] == [nn.BatchNorm1d] and got[0][1][0][0] is x
 
-@pytest.mark.parametrize('kw, says', [(dict(also=5), "also= takes a list of batches, got int '5'"), (dict(also=torch.zeros(2, 3, 32, 32)), r'got a tensor of shape \(2, 3, 32, 32\): pass `also=\[x\]`'),
+@pytest.mark.parametrize('kw, says', [(dict(also=5), "also= takes a list of batches, got int 5"), (dict(also=torch.zeros(2, 3, 32, 32)), r'got a tensor of shape \(2, 3, 32, 32\): pass `also=\[x\]`'),
                                       (dict(dl=['a.png', 'b.png']), 'dl= takes a DataLoader, got a list of 2'), (dict(keep='haed'), "keep='haed' names no module")])
 def test_wrong_arguments(kw, says, tmp_path):
     learn = trained('vision', tmp_path)
@@ -455,7 +455,7 @@ def test_batches_that_are_none(of, says, tmp_path):
 
 @pytest.mark.parametrize('of, says', [(lambda learn: [learn.dls.valid.items[0]], r'got a list of \w*Path: to use text or files, call `learn.fold_bn\(dl=learn.dls.test_dl\(items\)\)`'),
                                       (lambda learn: learn.dls.valid.items, r'got a list of \w*Path'), (lambda learn: 'a good film', r"got the str 'a good film': to use text or files, call .*test_dl\(\[item\]"),
-                                      (lambda learn: pd.DataFrame(dict(a=[1, 2])), r'got a DataFrame of shape \(2, 1\): to use a table, call .*test_dl\(df\)'), (lambda learn: True, "expected tensors, got bool 'True': pass the inputs")])
+                                      (lambda learn: pd.DataFrame(dict(a=[1, 2])), r'got a DataFrame of shape \(2, 1\): to use a table, call .*test_dl\(df\)'), (lambda learn: True, "expected tensors, got bool True: pass the inputs")])
 def test_what_is_no_tensor(of, says, tmp_path):
     learn = trained('vision', tmp_path)
     s = learner_state(learn)

@@ -342,7 +342,7 @@ def test_language_models(tmp_path):
 def test_no_message_ends_in_a_colon(text):
     assert not deploy.cause(ValueError(text), nn.Identity()).rstrip().endswith(':')
 
-@pytest.mark.parametrize('args, says', [(dict(path='x.pt'), 'x.pt is no name for an ONNX file: call it x.onnx'), (dict(path='x.pkl'), 'learn.export'), (dict(path='x'), 'x is no name for an ONNX file: call it x.onnx$'), (dict(path='x.onx'), 'call it x.onnx$'),
+@pytest.mark.parametrize('args, says', [(dict(path='x.pt'), 'x.pt does not end in .onnx: call it x.onnx'), (dict(path='x.pkl'), 'learn.export'), (dict(path='x'), 'x does not end in .onnx: call it x.onnx$'), (dict(path='x.onx'), 'call it x.onnx$'),
     (dict(path=torch.zeros(2, 3)), r'the first argument is the file to write, got a tensor of shape \(2, 3\); data goes in dl='), (dict(batches=0), 'batches=0 compares nothing: give a whole number from 1 up'),
     (dict(dl=DataLoader([])), 'the DataLoader has no items: pass at least one'), (dict(dl=['a', 'b']), r'dl= takes a DataLoader, got a list of 2: pass `dl=learn.dls.test_dl\(items\)`'), (dict(int8=True, half=True), 'are two files'),
     (dict(int8=True, max_drop=-.1), 'max_drop=-0.1 is no number from 0 up'), (dict(int8=True, max_drop='1%'), "max_drop='1%'"), (dict(int8=True, calib=0), 'calib=0 calibrates on nothing'), (dict(int8=True, calib=[]), 'has no items'), (dict(int8=True, calib=.5), 'calib=0.5: give a number')])
