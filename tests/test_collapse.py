@@ -120,7 +120,7 @@ NO = dict(  # a net in which nothing may collapse, and the reason; None where no
     spread=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x), a=conv(3), b=conv(3, o=1, groups=1))), 'different strides, groups or channels'),
     many_numbers=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x)*s.gamma, a=conv(3), b=conv(1), gamma=gamma(4, 8, 8))), 'more than one number a channel'),
     by_the_width=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x) if x.shape[-1] == 8 else s.a(x), a=conv(3), b=conv(1))), 'for another batch'),
-    the_model=lambda: (Fn(lambda s, x: s.out(s.a(y := s.stem(x))+s.b(y)), stem=conv(1, 3), a=conv(3), b=conv(1), out=conv(1)), 'the model itself'),
+    the_model=lambda: (Fn(lambda s, x: s.out(s.a(y := s.stem(x))+s.b(y)), stem=conv(1, 3), a=conv(3), b=conv(1), out=conv(1)), 'no module holds it'),
     reflect=lambda: (net(Fn(lambda s, x: s.a(x)+s.b(x), a=conv(3, padding_mode='reflect'), b=conv(1))), None),
     padded_before=lambda: (net(Fn(padded, a=conv(3, padding=0), b=conv(1))), None),
     product=lambda: (net(Fn(lambda s, x: s.a(x)*s.b(x), a=conv(3), b=conv(1))), None),
@@ -402,3 +402,11 @@ def test_timm(name):
     f.unfold()
     after = model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[k], v) for k, v in before.items()) and run(model, fresh)[0].equal(ref[0])
+
+def test_a_model_that_is_a_block_collapses_in_a_sequential():
+    "The way out that the reason names"
+    model = made(nn.Sequential(NO['the_model']()[0]))
+    x = batches()[0]
+    ref = run(model, [x])
+    assert len(BNFolder(model).fold(x, collapse=True).collapsed) == 1
+    assert rel_err(ref, run(model, [x])) < 1e-10
