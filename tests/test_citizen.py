@@ -436,7 +436,7 @@ def test_options_reach_the_folder(tmp_path, monkeypatch):
     assert got[0][0] == [nn.BatchNorm1d] and got[0][1][0][0] is x
 
 @pytest.mark.parametrize('kw, says', [(dict(also=5), "also= takes a list of batches, got int 5"), (dict(also=torch.zeros(2, 3, 32, 32)), r'got a tensor of shape \(2, 3, 32, 32\): pass `also=\[x\]`'),
-                                      (dict(dl=['a.png', 'b.png']), 'dl= takes a DataLoader, got a list of 2'), (dict(keep='haed'), "keep='haed' names no module")])
+                                      (dict(dl=['a.png', 'b.png']), 'dl= takes a DataLoader, got a list of 2'), (dict(keep='haed'), "keep='haed' matches no module")])
 def test_wrong_arguments(kw, says, tmp_path):
     learn = trained('vision', tmp_path)
     s = learner_state(learn)
@@ -488,7 +488,7 @@ def test_callback_checks_its_options(kw, exc, says):
 def test_callback_checks_keep_before_the_fit(tmp_path):
     learn = trained('vision', tmp_path)
     w = weights(learn)
-    with pytest.raises(FoldError, match="keep='haed' names no module"): learn.fit(3, cbs=BNFoldCallback(keep='haed'))
+    with pytest.raises(FoldError, match="keep='haed' matches no module"): learn.fit(3, cbs=BNFoldCallback(keep='haed'))
     assert weights(learn) == w
     learn.fit(1, cbs=BNFoldCallback(keep=nn.BatchNorm1d))
     assert {type(m) for m in bn_layers(learn.model).values()} == {nn.BatchNorm1d}

@@ -251,7 +251,7 @@ def test_keep_is_passed_on(here, capsys, monkeypatch, verb, args):
 
 @pytest.mark.parametrize("args", [[], ["--plan"], ["--onnx"], ["--engines"]], ids=lambda o: " ".join(o) or "fold")
 def test_keep_that_names_nothing(here, capsys, args):
-    fails(capsys, contents(), USAGE, call("vision.pkl", *args, "--keep", "0.*", "--keep", "haed"), "--keep='haed' names no module", ": pass a path or a pattern such as '1.*'")
+    fails(capsys, contents(), USAGE, call("vision.pkl", *args, "--keep", "0.*", "--keep", "haed"), "--keep='haed' matches no module", ": pass a path or a pattern such as '1.*'")
 
 @pytest.mark.parametrize("args, want", [([], {}), (["--onnx"], {}), (["--int8"], dict(int8=True)), (["--half", "--onnx"], dict(half=True)),
                                         (["--int8", "--max-drop", ".02"], dict(int8=True, max_drop=.02))], ids=lambda o: " ".join(o) if isinstance(o, list) else "")
