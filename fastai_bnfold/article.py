@@ -202,7 +202,9 @@ def article_rows(
     "The article's figures, as they stand in the table"
     if name not in ARTICLE: return {}
     a = ARTICLE[name]
-    def pair(k, f=''): return f'{a[k][0]:{f}} → {a[k][1]:{f}}'
+    def pair(k, f=''):
+        "One figure before and after"
+        return f'{a[k][0]:{f}} → {a[k][1]:{f}}'
     ms = f"{pair('ms')} ms (ratio {a['ms'][1]/a['ms'][0]:.2f})"
     return {'parameters': pair('params', ','), 'one image, its GPU': ms,
             'valid_loss': pair('loss'), 'accuracy': pair('accuracy')}

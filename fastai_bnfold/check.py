@@ -101,10 +101,14 @@ def module_outputs(model, batch)->list:
     "(path, output as float64) of each module call"
     got = []
     handles = []
-    def first(t): return t.detach().double().flatten()[:4096].clone()
+    def first(t):
+        "The first numbers in `t`"
+        return t.detach().double().flatten()[:4096].clone()
     def note(path):
         "A hook that keeps the output of module `path`"
-        def hook(m, inputs, out): got.append((path, [first(t) for t in tensors_in(out) if t.is_floating_point()]))
+        def hook(m, inputs, out):
+            "Keep it"
+            got.append((path, [first(t) for t in tensors_in(out) if t.is_floating_point()]))
         return hook
     with take_off(handles):
         for path,m in model.named_modules(): handles.append(nn.Module.register_forward_hook(m, note(path)))

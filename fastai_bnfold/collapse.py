@@ -65,8 +65,8 @@ def _double(numbers): return torch.as_tensor(numbers, dtype=torch.float64, devic
 
 def frame_of(convs:list)->nn.Module:
     "Of convolutions, the one with the most weights: if any has the taps of all, it has"
-    def n_weights(conv): return conv.weight.numel()
-    return max(convs, key=n_weights)
+    sizes = [conv.weight.numel() for conv in convs]
+    return convs[sizes.index(max(sizes))]
 
 def put_together(
     convs:list, # Of one input

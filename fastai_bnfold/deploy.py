@@ -9,20 +9,20 @@ __all__ = ['FEW', 'predictions', 'compared', 'Given', 'measured_file', 'spread',
            'folded_copy', 'whole_file', 'check_request', 'reduced']
 
 # %% ../nbs/28_deploy.ipynb #0950a2e5
-import difflib, inspect, os, tempfile
+import os, tempfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 import fastai, torch
 from fastai.basics import *
 from fastai.tabular.core import TabularPandas
 from . import __version__
-from .accept import _what
+from .accept import _what, check_kwargs
 from .bench import bench, human
 from .fold import BNFolder
 from .state import twin
 from .intake import *
 from .learner import _as_it_was, _own_data, _state, _unnoticed, documented
-from .measure import Measure, judged, measured
+from .measure import Measure, check_max_drop, judged, measured
 from .onnxfile import *
 from .onnxfile import _line
 from .calls import tensors_in
@@ -87,11 +87,14 @@ def measured_file(
     inputs # Of `inputs_of`
 )->Measure:
     "What the Learner's validation says of the answers of a file"
-    there, given = before_activation(path), Given(dl, inputs)
-    if there is None and OnnxModel(path).outputs[0][0]!='probabilities': there = OnnxModel(path)
+    there, given, probs = before_activation(path), Given(dl, inputs), False
+    if there is None:
+        there = OnnxModel(path)
+        probs = there.outputs[0][0]=='probabilities'
     def answers(*xb):
         "What the file says of the items as they came in"
-        return _logs(OnnxModel(path).many(*given.now)) if there is None else there.many(*given.now)
+        said = there.many(*given.now)
+        return _logs(said) if probs else said
     return measured(learn, answers, given)
 
 def _logs(probs): return tuple(o.clamp(1e-30).log() for o in probs) if isinstance(probs, tuple) else probs.clamp(1e-30).log()
@@ -245,7 +248,7 @@ def folded_copy(
     model = own_model(learn.model)
     if _state(learn): return model, 'the Learner is folded'
     if not fold: return model, 'not folded, as asked: `fold=True` folds a copy'
-    try: return model, BNFolder(model).fold(*xb, undo=False, **kwargs).plan.summary
+    try: return model, BNFolder(model).fold(*xb, **{**kwargs, 'undo':False}).plan.summary
     except FoldError as e:
         if kwargs: raise # what was asked for cannot be had
         return own_model(learn.model), f'not folded: {e}'
@@ -319,26 +322,28 @@ def check_request(
     if not (isinstance(batches, int) and batches>0):
         raise ExportError(f"batches={batches!r} compares nothing: give a whole number from 1 up")
     if int8 and half: raise ExportError("int8=True and half=True are two files: ask for one of them")
-    if not (isinstance(max_drop, (int, float)) and max_drop>=0):
-        raise ExportError(f"max_drop={max_drop!r} is no number from 0 up: give how much the first metric may lose, such as 0.01")
+    check_max_drop(max_drop, ExportError)
 
 # %% ../nbs/28_deploy.ipynb #5c35d828
 def _too_costly(r):
     "What a refusal says"
-    first = next(iter(r.measures))
-    def figure(k): return r.measures[k].values.get(r.judged)
-    told = ', '.join(f'{figure(k):.4g} by {k}' for k in r.measures) if figure(first) is not None else f'{r.drop:.2%} of the answers differ'
+    figures = {k:m.values.get(r.judged) for k,m in r.measures.items()}
+    told = f'{r.drop:.2%} of the answers differ'
+    if None not in figures.values(): told = ', '.join(f'{figure:.4g} by {k}' for k,figure in figures.items())
     best = f' ({r.how}, the best of {len(r.tried)} settings)' if len(r.tried)>1 else ''
     more = 'calibrate on more items (`calib=256`), ' if r.kind=='int8' else ''
     return (f"{r.kind} costs too much: {r.judged} {told}{best}, a drop of {r.drop:.4f} where {r.allowed:g} is allowed. "
             f"Allow it (`max_drop={r.drop*1.05:.2g}`), {more}or stay with float32. No file was written")
 
+# %% ../nbs/28_deploy.ipynb #0b68082b
 class _Judge:
     "Measures files, and says how much worse than PyTorch each is"
     def __init__(self, learn, dl, inputs):
         self.learn, self.dl, self.inputs = learn, dl, inputs
         self.own, self.seen = measured(learn, learn.model, Given(dl, inputs)), {}
-    def measure(self, path): return measured_file(self.learn, path, self.dl, self.inputs)
+    def measure(self, path):
+        "What the validation data says of a file"
+        return measured_file(self.learn, path, self.dl, self.inputs)
     def __call__(self, path):
         m = self.measure(path)
         name, worse = judged(self.own, m)
@@ -348,6 +353,7 @@ class _Judge:
         self.seen[worse] = m
         return worse
 
+# %% ../nbs/28_deploy.ipynb #0faa6877
 def reduced(
     learn, # Learner
     kind:str, # `int8` or `half`
@@ -406,22 +412,40 @@ def _weights(model): return sum(t.numel()*t.element_size() for t in model.state_
 
 def _kept(model): return tuple(p for p,m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
-def _named(f):
-    "The names of what `f` takes by name"
-    params = inspect.signature(f).parameters.values()
-    return {p.name for p in params if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+# %% ../nbs/28_deploy.ipynb #dbbe4ac5
+@dataclass
+class _Sample:
+    "Batches to compare a file on"
+    dl: object # Where they come from
+    inputs: object # Of `inputs_of`
+    raws: list # The batches before `after_batch`
+    given: list # What a caller has in hand for each
+    wants: list # What the Learner predicts for each
 
-def _check_options(model, kwargs):
-    "TypeError for what is no option of `export_onnx`, nor of the fold, nor an input of the model"
-    ours = sorted((_named(Learner.export_onnx) | _named(BNFolder.fold)) - {'self', 'undo'})
-    takes = inspect.signature(model.forward).parameters
-    if any(p.kind==p.VAR_KEYWORD for p in takes.values()): return
-    for name in kwargs:
-        if name in ours or name in takes: continue
-        near = difflib.get_close_matches(name, ours, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ours)}"
-        raise TypeError(f"export_onnx has no option {name!r}, and the model takes no such input: {hint}")
+    @property
+    def items(self):
+        "How many items they have"
+        return sum(len(tensors_in(want)[0]) for want in self.wants)
 
+def _sample(learn, dl, batches):
+    "The first batches of `dl`, or of the Learner's own data"
+    dl = some_data(learn, dl)
+    raws = raw_batches(dl, batches*(16 if reads_texts(learn.model) else 1))
+    inputs = inputs_of(learn, dl, raws[0])
+    return _Sample(dl, inputs, raws, [inputs.given(b) for b in raws], [predictions(learn, dl, b) for b in raws])
+
+def _float_file(learn, sample, part, fold, opset, exact, say, **kwargs):
+    "Write the file in float32; it, one line on the fold, and the BatchNorms that stay"
+    xs = tuple(torch.cat([x, x])[:2] for x in sample.given[0]) # two items, if need be the same
+    say('folding a copy')
+    model, folded = folded_copy(learn, fold, sample.inputs(*xs), **kwargs)
+    graph = Deployed(sample.inputs, in_one_pass(model), activation(learn)).eval()
+    out = _output_name(graph.act, tensors_in(sample.wants[0])[0])
+    about = _facts(learn, sample.inputs, sample.dl, sample.raws[0], folded=folded, output=out)
+    there = best_export(graph, xs, part, say, output=out, about=about, opset=opset, allowed=exact)
+    return there, folded, _kept(model)
+
+# %% ../nbs/28_deploy.ipynb #20ed1645
 @patch
 def export_onnx(self:Learner,
     path:str|Path='model.onnx', # File to write; replaced if it is there
@@ -442,34 +466,25 @@ def export_onnx(self:Learner,
     "Write an ONNX file that gives the same predictions as `predict`, the Learner unchanged; ExportError, and no file, if it differs"
     check_installed()
     check_request(path, batches, int8, half, max_drop)
-    _check_options(self.model, kwargs)
+    check_kwargs(self.model, kwargs, Learner.export_onnx, BNFolder.fold)
     check_texts(self.model)
     exact = Tolerance(Tolerance.rtol if rtol is None else rtol, atol)
     with _unnoticed(self), untouched(self.model), whole_file(Path(path)) as part:
-        raws = raw_batches(dl := some_data(self, dl), batches*(16 if reads_texts(self.model) else 1))
-        inputs, wants = inputs_of(self, dl, raws[0]), [predictions(self, dl, b) for b in raws]
-        given = [inputs.given(b) for b in raws]
-        xs = tuple(torch.cat([x, x])[:2] for x in given[0]) # two items, if need be the same
-        say('folding a copy')
-        model, folded = folded_copy(self, fold, inputs(*xs), **kwargs)
-        kept = _kept(model)
-        graph = Deployed(inputs, in_one_pass(model), activation(self)).eval()
-        out = _output_name(graph.act, tensors_in(wants[0])[0])
-        about = _facts(self, inputs, dl, raws[0], folded=folded, output=out)
-        there = best_export(graph, xs, part, say, output=out, about=about, opset=opset, allowed=exact)
+        sample = _sample(self, dl, batches)
+        there, folded, kept = _float_file(self, sample, part, fold, opset, exact, say, **kwargs)
         say('comparing with the Learner')
-        off, top1 = compared(self, there, given, wants, exact)
-        files, small, items = {'ONNX Runtime':there}, None, sum(len(tensors_in(w)[0]) for w in wants)
+        off, top1 = compared(self, there, sample.given, sample.wants, exact)
+        files, small = {'ONNX Runtime':there}, None
         if int8 or half:
-            small = reduced(self, 'half' if half else 'int8', part, there, dl, inputs, calib, max_drop, say)
+            small = reduced(self, 'half' if half else 'int8', part, there, sample.dl, sample.inputs, calib, max_drop, say)
             there = files[f'ONNX Runtime in {small.kind}'] = OnnxModel(part)
             exact = Tolerance(math.inf if int8 else 2e-2 if rtol is None else rtol, atol)
-            off, top1 = compared(self, there, given, wants, exact)
+            off,_ = compared(self, there, sample.given, sample.wants, exact)
             top1 = small.measures['PyTorch'].agreement(small.measures[small.kind])
-        why = _no_program(dl, there, part)
+        why = _no_program(sample.dl, there, part)
         if timeit: say('timing')
-        times = _timed(self, inputs, files, given[0]) if timeit else None
-        return ExportReport(os.fspath(path), folded, there.inputs, there.outputs, items, off, top1, _weights(self.model),
-                            os.stat(part).st_size, times, there.about, exact.rtol, small, kept, why, dl.n or items)
+        times = _timed(self, sample.inputs, files, sample.given[0]) if timeit else None
+        return ExportReport(os.fspath(path), folded, there.inputs, there.outputs, sample.items, off, top1, _weights(self.model),
+            os.stat(part).st_size, times, there.about, exact.rtol, small, kept, why, sample.dl.n or sample.items)
 
 for _f in (Learner.export_onnx, ExportReport.code): documented(_f)

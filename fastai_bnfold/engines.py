@@ -20,7 +20,7 @@ from .deploy import spread
 from .fold import BNFolder
 from .learner import _batch, _flag, _loaders, _own_data, _valid, documented
 from .state import twin
-from .measure import Measure, drop, judged, measured
+from .measure import Measure, check_max_drop, drop, judged, measured
 from .calls import map_tensors, tensors_in
 from .plan import FoldError
 from .quantize import METHODS, Feeds, prepare, write_int8
@@ -76,14 +76,17 @@ def _folded(o): return Engine(o.copy(), _bytes(o.copy()))
 def _channels_last(o):
     "Images have the channels of a pixel next to each other"
     if not any(x.dim()==4 for x in o.xb): raise ValueError('no input is a batch of images')
-    def last(x): return x.contiguous(memory_format=torch.channels_last) if x.dim()==4 else x
     model = copy.deepcopy(o.copy()).to(memory_format=torch.channels_last)
-    return Engine(lambda *xb: model(*map(last, xb)), _bytes(model))
+    def run(*xb):
+        "Images are converted; other inputs go in as they are"
+        return model(*(x.contiguous(memory_format=torch.channels_last) if x.dim()==4 else x for x in xb))
+    return Engine(run, _bytes(model))
 
 def _bfloat16(o):
     "PyTorch's autocast"
     model, device = o.copy(), o.xb[0].device.type
     def run(*xb):
+        "The answers, in float32"
         with torch.autocast(device, torch.bfloat16): out = model(*xb)
         return out.float() if isinstance(out, torch.Tensor) else tuple(t.float() for t in out)
     return Engine(run, _bytes(model), exact=False)
@@ -111,6 +114,7 @@ def _openvino(o):
     core = openvino.Core()
     model = core.compile_model(core.read_model(o.onnx()), 'CPU', {'INFERENCE_NUM_THREADS': torch.get_num_threads()})
     def run(*xb):
+        "The answers, as tensors"
         outs = [torch.from_numpy(t.copy()) for t in model([x.detach().cpu().numpy() for x in xb]).to_tuple()]
         return outs[0] if len(outs)==1 else tuple(outs)
     return Engine(run, os.stat(o.onnx()).st_size, False, _of_file(o.onnx()).chunk)
@@ -155,6 +159,7 @@ def make_engines(
 def _one_by_one(run, n):
     "`run` on `n` items at a time"
     def each(*xb):
+        "The answers to all items"
         outs = [tensors_in(run(*(x[i:i+n] for x in xb))) for i in range(0, len(xb[0]), n)]
         outs = tuple(torch.cat([t.clone() for t in o]) for o in zip(*outs))
         return outs[0] if len(outs)==1 else outs
@@ -173,6 +178,29 @@ def _measure(learn, dl, engine, xb):
         return measured(learn, lambda *o: run(*plain(o)), dl)
 
 # %% ../nbs/30_engines.ipynb #fa78949d
+def _mark(t, ax, name, color, marker):
+    "One engine: its median, with the quartiles, at its figure"
+    value = t.figure(name)
+    if value is None: return
+    filled = color if name in t.allowed else 'none'
+    ax.errorbar(1e3*t.median(name), value, xerr=1e3*t.iqr(name)/2, fmt=marker, ms=8, color=color, mfc=filled, label=name)
+
+def _draw_engines(t, ax=None):
+    "Time against the metric, one mark an engine"
+    from matplotlib.figure import Figure
+    fig = None if ax else Figure(figsize=(7, 3.6), layout='constrained', facecolor='white')
+    ax = ax or fig.subplots()
+    for i,o in enumerate(t.names): _mark(t, ax, o, _HUES[i%len(_HUES)], 'osD^vPX*'[i%8])
+    ax.set_xlabel('ms an item'); ax.set_ylabel(t.metric); ax.set_xlim(left=0); ax.margins(y=.15)
+    first = t.figure(next(iter(t.measures)))
+    room = 2*t.max_drop*max(1, abs(first)) # differences that are no matter look like that
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, first-room), max(high, first+room))
+    ax.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, .5), labelcolor=_INK)
+    for side in ('top', 'right'): ax.spines[side].set_visible(False)
+    return fig or ax
+
+# %% ../nbs/30_engines.ipynb #ca949989
 def _size(n): return f'{n/1e6:.2f} MB' if n>=1e6 else f'{n/1e3:.1f} kB'
 
 @dataclass(repr=False)
@@ -231,26 +259,7 @@ class EngineTimings(Timings):
         ax=None # Axes to draw into; None makes a figure
     ): # The axes that were given, or the figure
         "Time against the metric, one mark an engine; without a metric, the times of every run"
-        if all(self.figure(o) is None for o in self.names): return super().plot(ax)
-        from matplotlib.figure import Figure
-        fig = None if ax else Figure(figsize=(7, 3.6), layout='constrained', facecolor='white')
-        ax = ax or fig.subplots()
-        for i,o in enumerate(self.names): self._mark(ax, o, _HUES[i%len(_HUES)], 'osD^vPX*'[i%8])
-        ax.set_xlabel('ms an item'); ax.set_ylabel(self.metric); ax.set_xlim(left=0); ax.margins(y=.15)
-        first = self.figure(next(iter(self.measures)))
-        room = 2*self.max_drop*max(1, abs(first)) # differences that are no matter look like that
-        low, high = ax.get_ylim()
-        ax.set_ylim(min(low, first-room), max(high, first+room))
-        ax.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, .5), labelcolor=_INK)
-        for side in ('top', 'right'): ax.spines[side].set_visible(False)
-        return fig or ax
-    def _mark(self, ax, name, color, marker):
-        "One engine: its median, with the quartiles, at its figure"
-        ms, value = [1e3*t for t in self.times[name]], self.figure(name)
-        if value is None: return
-        half = 1e3*self.iqr(name)/2
-        filled = color if name in self.allowed else 'none'
-        ax.errorbar(1e3*self.median(name), value, xerr=half, fmt=marker, ms=8, color=color, mfc=filled, label=name)
+        return super().plot(ax) if all(self.figure(o) is None for o in self.names) else _draw_engines(self, ax)
 
 # %% ../nbs/30_engines.ipynb #a67949ba
 def _batches(learn, calib, xb):
@@ -278,6 +287,7 @@ def _check_kinds(kinds):
     if not kinds: raise ValueError(f"kinds is empty; give some of {', '.join(ENGINES)}")
     return kinds
 
+# %% ../nbs/30_engines.ipynb #63bbb4e7
 def engines(
     model:nn.Module, # A Learner, or a module; left as it is
     *xb:torch.Tensor, # One batch, as positional inputs, where the model is; by default one item of the Learner's data
@@ -292,9 +302,7 @@ def engines(
     "Time and measure `model` as it is, folded, in channels-last order, in bfloat16, compiled, in ONNX Runtime, in 8 bits"
     kinds = _check_kinds(kinds)
     check_kwargs(None, kw, engines, bench)
-    if not (isinstance(max_drop, (int,float)) and max_drop>=0):
-        raise ValueError(f"max_drop={max_drop!r} is no number from 0 up: "
-                         "give how much the first metric may lose, such as 0.01")
+    check_max_drop(max_drop)
     learn = model if hasattr(model, 'dls') else None
     if learn is None and not xb: raise ValueError('a module needs an input: engines(model, x); a Learner brings its own')
     model = model if learn is None else learn.model
@@ -320,6 +328,7 @@ def engines(
 
 documented(engines)
 
+# %% ../nbs/30_engines.ipynb #4b70c2ef
 def _named(r):
     "The line that names the fastest"
     if r.n<6: return 'fastest: too few rounds to tell'

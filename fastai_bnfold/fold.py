@@ -297,7 +297,9 @@ def _commit_called(history, more, changes, plan, check):
     "Make the changes and those of a collapse, `more`; FoldError if the check does not call each new layer"
     called = set()
     handles = []
-    def note(m, inputs, out): called.add(m)
+    def note(m, inputs, out):
+        "A hook that notes that `m` was called"
+        called.add(m)
     with take_off(handles):
         for change in more: handles.append(change.new.register_forward_hook(note))
         report = _commit(history, more+changes, plan, check)

@@ -50,6 +50,7 @@ def _as_plain(o):
     "A tensor without fastai's class, as `CastToTensor` passes it to the model"
     return o.as_subclass(Tensor) if isinstance(o, Tensor) else o
 
+# %% ../nbs/21_learner.ipynb #58de8b18
 def _batch(self, xb, dl=None):
     "Inputs to run the model on: `xb` if given, else a few items of `dl` or of the validation data"
     if xb: return xb
@@ -396,6 +397,7 @@ def _check_options(kwargs):
     check_also(kwargs.get('also'))
     check_dl(kwargs.get('dl'))
 
+# %% ../nbs/21_learner.ipynb #90573e88
 class BNFoldCallback(Callback):
     "Fold when a fit ends, unless it was cancelled or failed; then the report is in `learn.bn_fold.report`"
     order,run_valid = 100,False # after `SaveModelCallback`, which loads the best weights when the fit ends

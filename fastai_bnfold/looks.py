@@ -13,6 +13,7 @@ __all__ = ['Batch', 'as_batch', 'draws_of', 'resized', 'negated', 'turned', 'oth
 import fnmatch, inspect, random
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import permutations
 import numpy as np, torch
 from torch import nn
@@ -100,7 +101,9 @@ def negated(batch:Batch)->Batch:
 
 def turned(batch:Batch)->Batch:
     "`batch` with its items and positions in reverse order; integers stay"
-    def turn(t): return t.flip(0, *range(2, t.dim())) if _plain(t) and t.is_floating_point() else t
+    def turn(t):
+        "One tensor"
+        return t.flip(0, *range(2, t.dim())) if _plain(t) and t.is_floating_point() else t
     return batch.map(turn)
 
 # %% ../nbs/14_looks.ipynb #76a728d8
@@ -148,7 +151,9 @@ def look_unlike(
 )->tuple: # (batch, record); (None, None) if the model takes nothing but the example
     "Look at a batch unlike the example: one item (two if it has one), another size if the model takes it, negated"
     items = _items(batch)
-    def run(sized): return look(model, negated(sized))
+    def run(sized):
+        "The record for a size to try"
+        return look(model, negated(sized))
     other = None
     if items: other = 1 if items>1 else 2
     few = replace(resized(batch, other), seed=1)
@@ -168,8 +173,7 @@ def unseen(
     "A batch that is none of the looks, and what the model makes of it: one item, another length, in reverse order"
     few = turned(replace(resized(batch, _items(batch) and 1), seed=2))
     other = {n:2*n+1 if n<=64 else (n//4+31)//32*32 for n in _lengths(batch)[:1]} # a large one would take long
-    def answer(tried): return run(model, tried)
-    found,out = first_taken([resized(few, None, other),few], answer)
+    found,out = first_taken([resized(few, None, other),few], partial(run, model))
     return [(found,out)] if found else []
 
 # %% ../nbs/14_looks.ipynb #6b736eaa

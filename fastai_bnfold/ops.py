@@ -168,7 +168,9 @@ def with_number(flow, call):
     flow.apply_number(call, *number_map(call))
     return [flow.labels(call.reads[0])]
 
-def by_number(name): return f'{name} with a number'
+def by_number(name:str)->str:
+    "The name of the row for operation `name` with a Python number"
+    return f'{name} with a number'
 for n in [n for n,row in OPS.items() if row.signs or row.product or row.quotient]:
     OPS[by_number(n)] = replace(OPS[n], how=with_number)
 BY_PARAMETER = 'matmul with a parameter'

@@ -152,7 +152,9 @@ def costly(
 )->list: # Names of layers, the most costly first
     "Layers by how far the outputs move if only they are in 8 bits"
     layers = [name for name,kind in operations(src).items() if kind in WEIGHTED]
-    def run(path): return _outputs(before_activation(path) or OnnxModel(path), feeds)
+    def run(path):
+        "What a file answers"
+        return _outputs(before_activation(path) or OnnxModel(path), feeds)
     want, found = run(src), {}
     with tempfile.TemporaryDirectory() as d:
         for name in bar(layers):
@@ -169,11 +171,12 @@ class Quantized:
     tried: list = field(default_factory=list) # (setting, drop) of all, in order
     left: tuple = () # Names of layers that stay in float32
 
+# %% ../nbs/27_quantize.ipynb #7c5f9937
 def _settings(src, feeds, cache, bar, tried):
     "Settings for `write_int8`, in the order in which they are tried"
     for method in METHODS: yield f'per channel, {method}', dict(method=method, cache=cache[method])
-    def drop(method): return tried[f'per channel, {method}']
-    best = min(METHODS, key=drop)
+    drops = {method:tried[f'per channel, {method}'] for method in METHODS}
+    best = min(drops, key=drops.get)
     base = dict(method=best, only=WEIGHTED, cache=cache['weighted'])
     yield f'only layers with weights, {best}', base
     worst, n = costly(src, feeds, bar, method=best, cache=cache['weighted']), 1
@@ -181,6 +184,7 @@ def _settings(src, feeds, cache, bar, tried):
         yield f'{n} of {len(worst)} layers in float32, {best}', dict(base, left=tuple(worst[:n]))
         n *= 2
 
+# %% ../nbs/27_quantize.ipynb #de365824
 def quantized(
     src, # ONNX file in float32
     path, # File to write: the best that was tried

@@ -120,7 +120,9 @@ def certain_block(g:Graph, value:int, path:str)->int|None:
 def memory_holds(g:Graph, i:int, flow:Flow=None, last:int=None):
     "Stop if the memory of BatchNorm call `i` is written while `flow` still needs what it reads, or before call `last`"
     mine = {g.one_memory(v) for v in (g.calls[i].reads[0], g.calls[i].writes[0])}
-    def inside(value): return g.one_memory(value) in mine
+    def inside(value):
+        "Does `value` lie in the memory of the BatchNorm call?"
+        return g.one_memory(value) in mine
     if flow is not None:
         readers = [j for v in flow.reached if inside(v) for j in g.readers.get(v, [])]
         last = max(readers, default=i)

@@ -10,7 +10,8 @@ from fastai.tabular.all import Categorify, FillMissing, Normalize, TabularDataLo
 from fastai.learner import load_learner
 import fastai_bnfold.deploy as deploy
 from fastai_bnfold.deploy import ExportError, OnnxModel, relative_error
-from fastai_bnfold.all import FoldError
+from fastai_bnfold.accept import check_kwargs
+from fastai_bnfold.all import BNFolder, FoldError
 from learners import images, learner_state, quiet, seeded, table, trained
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -351,9 +352,9 @@ def test_bad_requests(made, tmp_path, monkeypatch, args, says):
     with pytest.raises(ExportError, match=says): made['vision'].export_onnx(**args)
     assert os.listdir(tmp_path) == []
 
-@pytest.mark.parametrize('args, says', [(dict(halff=True), "no option 'halff', and the model takes no such input: did you mean 'half'"), (dict(int=8), "did you mean 'int8'"), (dict(xyzzy=1), 'there are also, atol,')])
+@pytest.mark.parametrize('args, says', [(dict(halff=True), "no option `halff`, and the model takes no such input: did you mean `half`"), (dict(int=8), "did you mean `int8`"), (dict(xyzzy=1), 'there are `path`, `fold`,')])
 def test_options_that_there_are_not(made, tmp_path, args, says):
-    with pytest.raises(TypeError, match=says): export(made['vision'], tmp_path, **args)
+    with pytest.raises(FoldError, match=says): export(made['vision'], tmp_path, **args)
     assert os.listdir(tmp_path) == []
 
 def test_options_of_the_fold_and_the_model(made):
@@ -362,9 +363,11 @@ def test_options_of_the_fold_and_the_model(made):
         def forward(self, x, mask=None): return x
     class Any(nn.Module):
         def forward(self, x, **kwargs): return x
-    deploy._check_options(made['vision'].model, dict(keep='0', collapse=True, check=False, scales=True, also=[]))
-    deploy._check_options(Masked(), dict(mask=None)); deploy._check_options(Any(), dict(mask=None))
-    with pytest.raises(TypeError, match='mask'): deploy._check_options(made['vision'].model, dict(mask=None))
+    def check(model, **kwargs): check_kwargs(model, kwargs, Learner.export_onnx, BNFolder.fold)
+    check(made['vision'].model, keep='0', collapse=True, check=False, scales=True, also=[])
+    check(Masked(), mask=None)
+    check(Any(), mask=None)
+    with pytest.raises(FoldError, match='mask'): check(made['vision'].model, mask=None)
 
 def test_help_has_the_parameters():
     for o in ('Parameters', 'batches : int\n    How many batches', 'dl : ', 'calib : ', 'Returns'): assert o in Learner.export_onnx.__doc__
