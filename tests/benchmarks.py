@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch, torchvision
-from fastai_bnfold.bench import _cores, bench, machine
+from fastai_bnfold.bench import _cores, _threads, bench, machine
 from fastai_bnfold.variants import variants
 from fastai_bnfold.fold import BNFolder
 from models import fasterai_fold, real
@@ -159,6 +159,7 @@ def onnxruntime(model, x):
 ENGINES = {'eager': lambda m, x: m, 'channels-last': channels_last, 'torch.compile': compiled, 'torch.compile, freezing': frozen, 'ONNX Runtime': onnxruntime}
 
 def after_row(name, q):
+    "On one thread: those of one engine still spin when the next one starts, and disturb it"
     torch._dynamo.reset()
     model, px = network('NETS', name, q.px)
     x, left = torch.randn(1, 3, px, px), []
@@ -169,11 +170,14 @@ def after_row(name, q):
             except Exception as e: left.append(f'{state}, {engine} left out: {type(e).__name__}: {e}'.splitlines()[0])
     vs = only_right(dict(unfolded=vs['unfolded, eager'], **vs), x, left)
     del vs['unfolded']
-    return dict(net=name, px=px, batch=1, threads=ALL, left_out=left, **timed(vs, x, q, warmup=8))
+    return dict(net=name, px=px, batch=1, threads=1, left_out=left, **timed(vs, x, q, warmup=8))
+
+def on_one_thread(row, *args):
+    with _threads(1): return row(*args)
 
 def after(q):
     "What else one can do to a model, on the folded and on the unfolded one"
-    for name in list(NETS)[:min(q.nets, 6)]: yield name, partial(after_row, name, q)
+    for name in list(NETS)[:min(q.nets, 6)]: yield name, partial(on_one_thread, after_row, name, q)
 
 
 # ---------------------------------------------------------------- 8 bits
