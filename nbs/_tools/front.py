@@ -149,7 +149,7 @@ def svg():
     out += layers(36, "folded", [(42, "Conv", GREEN), (76, "Identity", GREY, True), (42, "ReLU", GREY), (52, "Linear", GREEN), (76, "Identity", GREY, True)])
     rows = measured()
     px = usual_px(rows)
-    out.append(text(0, 88, f"One image of {px} px on one thread of a CPU: unfolded (grey, and its time), folded (green)", size=11, weight="bold"))
+    out.append(text(0, 88, f"One image of {px} px, one CPU thread: unfolded (grey, ms), folded (green)", size=11, weight="bold"))
     for i, r in enumerate(rows): out += bars(112+36*i, titled(r, px), r.times)
     title = f"A network before and after the fold, and the time of one image on several networks"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {100+36*len(rows)}" width="560" font-family="Helvetica, Arial, sans-serif" role="img">'
