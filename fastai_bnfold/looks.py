@@ -113,15 +113,16 @@ def _lengths(batch):
     return sorted({n for shape in batch.shapes for n in shape[_first_axis(shape, items):]}, reverse=True)
 
 def other_lengths(n:int)->list:
-    "Lengths to try instead of `n`: near half of it odd, even, a multiple of 32; longer odd, and double"
-    tries = [n//2|1, n//2, (n+32)//64*32, n+n//4|1, 2*n]
+    "Lengths to try instead of `n`: near half of it odd, and a multiple of 32; if `n` is short, longer odd, and double"
+    tries = [n//2|1, (n+32)//64*32 if n>32 else n//2]
+    if n<=64: tries += [n+n//4|1, 2*n]
     return [new for new in dict.fromkeys(tries) if new not in (0,n)]
 
 def _sizes(batch, n):
     "`batch` with its axes of length `n` made shorter or longer: each size to try, once"
     seen = [batch.shapes]
     for new in other_lengths(n):
-        for skew in (2,0):
+        for skew in (2 if new%32 else 32, 0):
             sized = resized(batch, None, {n:new}, skew)
             if sized.shapes in seen: continue
             seen.append(sized.shapes)

@@ -73,8 +73,10 @@ def _numbered(g, makers):
 # %% ../nbs/09_ways.ipynb #0e11d49d
 def channels_of(g:Graph, path:str, ends:list, n:int):
     "The channel of layer `path` at which each of `n` labels arrives; -1 for those that do not arrive"
-    labels,channels = torch.cat([_with_channels(end.labels) for end in ends], 1).unique(dim=1)
-    if (affine_of(g, path).t[channels[labels==FILL]]!=0).any():
+    affine = affine_of(g, path)
+    pairs = torch.cat([_with_channels(end.labels, len(affine.s)) for end in ends]).unique()
+    labels,channels = pairs//len(affine.s),pairs%len(affine.s)
+    if (affine.t[channels[labels==FILL]]!=0).any():
         raise Stop('padding', "zeros are put in between it and the previous layer, and it shifts them")
     numbers = _numbers(labels)
     found = torch.full((n,), -1)
@@ -82,11 +84,11 @@ def channels_of(g:Graph, path:str, ends:list, n:int):
     found[numbers] = channels[labels>=FIRST]
     return found
 
-def _with_channels(labels):
-    "The labels that arrived, each with the channel at which it arrived"
-    small = compact(labels)
+def _with_channels(labels, n):
+    "Each label that arrived, and the channel of `n` at which it arrived, as one number: `label*n + channel`"
+    small = compact(labels).long()
     small = small.expand(-1, labels.shape[1], *small.shape[2:])
-    return torch.stack([small, channel_numbers(small.shape, 1, 0)]).long().flatten(1)
+    return (small*n + channel_numbers(small.shape, 1, 0).long()).flatten()
 
 def _numbers(labels): return labels[labels>=FIRST]-FIRST
 
