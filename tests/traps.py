@@ -19,6 +19,8 @@ from torch.nn.utils import parametrizations, prune
 from models import Fn, bits, other_batch, real
 from nets import FBN, FConv, OddBN2d, SameBN2d, StdConv
 
+torch.manual_seed(0)  # the layers of many traps are made while this file is read
+
 
 # ---------------------------------------------------------------- how a trap is told
 @dataclass
