@@ -350,7 +350,7 @@ class _Judge:
         if worse is None:
             raise ExportError("there is nothing to measure a smaller file by: the data has no labels, and the answers are not "
                               "classes. Pass labelled data, `dl=learn.dls.test_dl(items, with_labels=True)`")
-        self.seen[worse] = m
+        self.seen.setdefault(worse, m) # of equal files the first is taken
         return worse
 
 # %% ../nbs/28_deploy.ipynb #0faa6877

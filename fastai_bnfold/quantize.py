@@ -202,7 +202,8 @@ def quantized(
         if set(ops.values()) & {*RECURRENT}:
             say('8 bits: dynamic')
             write_dynamic(src, path)
-            return Quantized('dynamic', judge(path), [('dynamic', judge(path))])
+            drop = judge(path)
+            return Quantized('dynamic', drop, [('dynamic', drop)])
         prepare(src, d/'pre.onnx')
         cache = {o: d/f'{o}.json' for o in (*METHODS, 'weighted')}
         for how,settings in _settings(d/'pre.onnx', feeds, cache, bar, tried):

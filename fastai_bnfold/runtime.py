@@ -59,6 +59,7 @@ class OnnxModel:
         import onnxruntime
         self.path, opts = path, onnxruntime.SessionOptions()
         opts.intra_op_num_threads, opts.log_severity_level = torch.get_num_threads(), 4
+        opts.add_session_config_entry('session.intra_op.allow_spinning', '0')
         what = held or os.fspath(path)
         self.session = onnxruntime.InferenceSession(what, opts, providers=['CPUExecutionProvider'])
         ends = self.session.get_inputs(), self.session.get_outputs()

@@ -151,6 +151,7 @@ def onnxruntime(model, x):
     import onnxruntime as ort
     opt = ort.SessionOptions()
     opt.intra_op_num_threads, opt.log_severity_level = torch.get_num_threads(), 3
+    opt.add_session_config_entry('session.intra_op.allow_spinning', '0')
     with tempfile.TemporaryDirectory() as d:
         torch.onnx.export(model, (x,), f'{d}/m.onnx', dynamo=True, external_data=False, verbose=False)
         s = ort.InferenceSession(f'{d}/m.onnx', opt, providers=['CPUExecutionProvider'])
